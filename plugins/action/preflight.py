@@ -1,0 +1,67 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""Controller side of the module preflight: asks the host once, decides, and asks for the indexes only when something is to be installed."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.verl.baremetal.plugins.plugin_utils import plan, role_defaults, stack_file
+
+MODULE = "verl.baremetal.preflight"
+
+
+class ActionModule(ActionBase):
+    """Returns the plan of a host, or fails with every precondition that is not met."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Ask, decide, report."""
+        task_vars = task_vars or {}
+        result = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        given = args.get("options") or {}
+        values = role_defaults.values(self._templar, task_vars, [*plan.Options.names(), "stack_name", "stack_path", *INDEX_OPTIONS])
+        values.update(given)
+        try:
+            stack = stack_file.load(values["stack_name"], values["stack_path"])
+            options = plan.Options.from_values(values)
+            question = {
+                "stack_root": args.get("stack_root") or options.stack_root,
+                "pythons": stack["python"]["preferred"],
+                "python_paths": [options.venv_python] if options.venv_python.startswith(("/", "~")) else [],
+                "cuda_homes": [options.cuda_home] if options.cuda_home else [],
+                "ca_file": values["stack_ca_file"],
+                "proxy": values["stack_proxy"],
+            }
+            answer = self._execute_module(module_name=MODULE, module_args=question, task_vars=task_vars)
+            if answer.get("failed") or "facts" not in answer:
+                result.update(answer)
+                return result
+            decided = plan.Planner(stack, answer["facts"], options).plan()
+        except stack_file.StackError as error:
+            raise AnsibleActionFail(str(error)) from error
+        if decided["new"] and not options.stack_bundle and not values["stack_offline"]:
+            question["index_urls"] = [values["stack_index_url"], *([values["stack_torch_index_url"]] if values["stack_torch_index_url"] else decided["index_urls"])]
+            reached = self._execute_module(module_name=MODULE, module_args=question, task_vars=task_vars)
+            for url, reason in reached.get("unreachable_indexes", {}).items():
+                decided["failures"].append(
+                    {
+                        "name": "package index",
+                        "found": "%s cannot be reached: %s" % (url, reason),
+                        "needed": "an index that answers, or a bundle",
+                        "remedy": "set stack_index_url or stack_torch_index_url (a mirror), stack_proxy, stack_ca_file, or stack_bundle",
+                    }
+                )
+        facts = answer["facts"]
+        result.update(decided, facts={k: facts[k] for k in ("os", "glibc", "root", "cores", "memory_bytes", "gpus")}, changed=False)
+        if decided["failures"]:
+            result.update(failed=True, msg=plan.describe(decided["failures"]))
+        return result
+
+
+INDEX_OPTIONS = ["stack_ca_file", "stack_proxy", "stack_offline", "stack_index_url", "stack_torch_index_url"]

@@ -1,0 +1,244 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a host is and has, as far as the plan of an installation depends on it. Nothing is changed; absence is data."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import platform
+import re
+import shutil
+import ssl
+import subprocess
+import time
+import typing as t
+import urllib.error
+import urllib.request
+
+PYTHON_QUESTION = """
+import json, os, sys, sysconfig
+try:
+    import ensurepip
+    venv = True
+except ImportError:
+    venv = False
+include = sysconfig.get_paths()["include"]
+print(json.dumps({"version": "%d.%d.%d" % sys.version_info[:3], "implementation": sys.implementation.name, "venv": venv,
+                  "headers": os.path.isfile(os.path.join(include, "Python.h")), "path": sys.executable}))
+"""
+
+INDEX_QUESTION = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+
+
+def os_release(root: str = "/") -> t.Dict[str, str]:
+    """``id``, ``version`` and ``pretty`` of /etc/os-release; empty strings where it does not exist."""
+    values: t.Dict[str, str] = {}
+    for path in ("etc/os-release", "usr/lib/os-release"):
+        try:
+            with open(os.path.join(root, path), encoding="utf-8", errors="replace") as stream:
+                text = stream.read()
+        except OSError:
+            continue
+        for line in text.splitlines():
+            match = re.match(r"([A-Z_]+)=(.*)", line.strip())
+            if match:
+                values[match.group(1)] = match.group(2).strip().strip("\"'")
+        break
+    return {"id": values.get("ID", ""), "version": values.get("VERSION_ID", ""), "pretty": values.get("PRETTY_NAME", "")}
+
+
+def memory_bytes(root: str = "/") -> t.Optional[int]:
+    """Physical memory, or the cgroup's limit where that is lower; None where neither can be read."""
+    limits: t.List[int] = []
+    try:
+        with open(os.path.join(root, "proc/meminfo"), encoding="ascii", errors="replace") as stream:
+            match = re.search(r"^MemTotal:\s+(\d+) kB", stream.read(), re.M)
+            if match:
+                limits.append(int(match.group(1)) * 1024)
+    except OSError:
+        pass
+    for path in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(os.path.join(root, path), encoding="ascii") as stream:
+                limits.append(int(stream.read()))
+        except (OSError, ValueError):
+            continue
+    return min(limits) if limits else None
+
+
+def existing_parent(path: str) -> str:
+    """The nearest folder on the way up that exists."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def writable(path: str) -> bool:
+    """Whether this user can create ``path``, or write into it where it exists."""
+    return os.access(existing_parent(path), os.W_OK | os.X_OK)
+
+
+def free_bytes(path: str) -> int:
+    """Bytes that this user may still write under ``path``."""
+    stat = os.statvfs(existing_parent(path))
+    return stat.f_bavail * stat.f_frsize
+
+
+def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Dict[str, t.Any]]:
+    """The interpreters that run: ``{path, version, implementation, venv, headers}``.
+
+    Args:
+        wanted: minor versions, for example ``3.12``; looked for as ``python3.12`` in /usr/bin, /usr/local/bin and on PATH, then ``python3``.
+        extra: further paths.
+    """
+    candidates: t.List[str] = [os.path.expanduser(p) for p in extra]
+    for name in ["python" + v for v in wanted] + ["python3"]:
+        candidates += [os.path.join(folder, name) for folder in ("/usr/bin", "/usr/local/bin")]
+        on_path = shutil.which(name)
+        if on_path:
+            candidates.append(on_path)
+    found: t.List[t.Dict[str, t.Any]] = []
+    seen: t.Set[str] = set()
+    for path in candidates:
+        real = os.path.realpath(path)
+        if real in seen or not os.access(path, os.X_OK):
+            continue
+        seen.add(real)
+        try:
+            out = subprocess.run(
+                [path, "-I", "-c", PYTHON_QUESTION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True
+            ).stdout
+            answer = json.loads(out.decode())
+        except (OSError, subprocess.SubprocessError, ValueError):
+            continue
+        if answer["path"] not in [f["path"] for f in found]:
+            found.append(answer)
+    return found
+
+
+def compiler_major(path: str) -> t.Optional[int]:
+    """The major version of a C++ compiler, None where it does not answer."""
+    try:
+        out = subprocess.run([path, "-dumpversion"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True).stdout
+        return int(out.decode().split(".")[0])
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def toolkits(root: str = "/", extra: t.Sequence[str] = ()) -> t.List[t.Dict[str, t.Any]]:
+    """CUDA toolkits in /usr/local and at ``extra``: ``{home, version, nvcc}``; version is None where none can be read."""
+    homes = list(extra) + sorted(glob.glob(os.path.join(root, "usr/local/cuda-*")))
+    found = []
+    for home in homes:
+        if not os.path.isdir(home):
+            continue
+        version = None
+        try:
+            with open(os.path.join(home, "version.json"), encoding="utf-8") as stream:
+                version = json.load(stream)["cuda"]["version"]
+        except (OSError, ValueError, KeyError, TypeError):
+            try:
+                with open(os.path.join(home, "include", "cuda.h"), encoding="utf-8", errors="replace") as stream:
+                    match = re.search(r"#define\s+CUDA_VERSION\s+(\d+)", stream.read())
+                if match:
+                    number = int(match.group(1))
+                    version = "%d.%d" % (number // 1000, number % 1000 // 10)
+            except OSError:
+                pass
+        found.append({"home": home, "version": version, "nvcc": os.access(os.path.join(home, "bin", "nvcc"), os.X_OK)})
+    return found
+
+
+def releases(stack_root: str) -> t.List[str]:
+    """Names of the complete releases under ``stack_root``: those with a manifest and no mark of an unfinished build."""
+    folder = os.path.join(stack_root, "releases")
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [
+        n
+        for n in names
+        if os.path.isfile(os.path.join(folder, n, "manifest.json")) and not os.path.exists(os.path.join(folder, n, ".building"))
+    ]
+
+
+def default_index(python: str) -> t.Optional[str]:
+    """The package index that pip would ask when nothing is configured; None where there is no pip to ask."""
+    configured = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
+    if configured:
+        return configured
+    bundled = glob.glob("/usr/share/python-wheels/pip-*.whl") + glob.glob(
+        os.path.join(os.path.dirname(os.path.realpath(python)), "..", "lib", "python3*", "ensurepip", "_bundled", "pip-*.whl")
+    )
+    for path in [""] + bundled:
+        environment = dict(os.environ, PYTHONPATH=path) if path else dict(os.environ)
+        try:
+            out = subprocess.run(
+                [python, "-c", INDEX_QUESTION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30, check=True, env=environment
+            ).stdout.decode()
+        except (OSError, subprocess.SubprocessError):
+            continue
+        if out.strip():
+            return out.strip()
+    return None
+
+
+def reach(url: str, ca_file: t.Optional[str] = None, proxy: t.Optional[str] = None, timeout: float = 10.0) -> t.Optional[str]:
+    """None when ``url`` answers (any HTTP status counts but 5xx); otherwise the reason in words."""
+    handlers: t.List[t.Any] = []
+    if proxy:
+        handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        return "the CA file %s cannot be read: %s" % (ca_file, error.strerror or error)
+    handlers.append(urllib.request.HTTPSHandler(context=context))
+    opener = urllib.request.build_opener(*handlers)
+    reason = ""
+    for attempt in range(2):
+        try:
+            with opener.open(urllib.request.Request(url, method="HEAD"), timeout=timeout):
+                return None
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                return None
+            reason = "it answers %s" % error.code
+        except (OSError, ValueError) as error:
+            reason = str(getattr(error, "reason", error))
+        if attempt == 0:
+            time.sleep(1)
+    return reason
+
+
+def facts(
+    stack_root: str,
+    wanted_pythons: t.Sequence[str],
+    python_paths: t.Sequence[str] = (),
+    cuda_homes: t.Sequence[str] = (),
+    root: str = "/",
+) -> t.Dict[str, t.Any]:
+    """Everything that the plan needs to know of a host, small enough for a thousand of them."""
+    libc = platform.libc_ver()
+    compiler = shutil.which("g++") or shutil.which("c++")
+    return {
+        "os": os_release(root),
+        "architecture": platform.machine(),
+        "glibc": libc[1] if libc[0] == "glibc" else "",
+        "root": os.geteuid() == 0,
+        "home": os.path.expanduser("~"),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": memory_bytes(root),
+        "stack_root": stack_root,
+        "writable": writable(stack_root),
+        "free_bytes": free_bytes(stack_root),
+        "pythons": pythons(wanted_pythons, python_paths),
+        "compiler": compiler,
+        "git": bool(shutil.which("git")),
+        "apt": bool(shutil.which("apt-get")),
+        "toolkits": toolkits(root, cuda_homes),
+        "releases": releases(stack_root),
+    }

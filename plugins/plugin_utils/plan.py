@@ -1,0 +1,422 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""Decides what will be installed on a host: from the stack, the host's facts and the roles' variables to a plan, or to failures.
+
+Pure: nothing here asks a host or the network. All failures are collected, none stops the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing as t
+
+from . import stack_file
+
+GB = 1024**3
+ID_LENGTH = 12
+RUNTIME_GB = 4.0  # memory that importing the stack needs
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """One failed precondition."""
+
+    name: str
+    found: str
+    needed: str
+    remedy: str
+
+
+@dataclasses.dataclass
+class Options:
+    """The roles' variables that take part in the decision; defaults are the roles' own."""
+
+    stack_root: str
+    stack_bundle: str
+    stack_extra_packages: list[str]
+    venv_python: str
+    venv_python_managed: bool
+    venv_torch_variant: str
+    cuda_source: str
+    cuda_home: str
+    flash_attention_method: str
+    flash_attention_architectures: list[str]
+    flash_attention_prebuilt_url: str
+    flash_attention_prebuilt_sha256: str
+    megatron_apex: str
+    preflight_disk_reserve_gb: float
+    preflight_unsupported_os: bool
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The variables' names."""
+        return [field.name for field in dataclasses.fields(cls)]
+
+    @classmethod
+    def from_values(cls, values: t.Mapping[str, t.Any]) -> Options:
+        """From variables as a user writes them: a YAML true is as good as the word."""
+        wanted = {name: values[name] for name in cls.names()}
+        wanted["megatron_apex"] = str(wanted["megatron_apex"]).lower()
+        wanted["venv_python"] = str(wanted["venv_python"])
+        wanted["flash_attention_architectures"] = [str(a) for a in wanted["flash_attention_architectures"]]
+        return cls(**wanted)
+
+
+def gb(value: float) -> str:
+    """Bytes as words."""
+    return "%.1f GB" % (value / GB)
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: ``2.36-9`` gives (2, 36)."""
+    match = re.match(r"\d+(?:\.\d+)*", text or "")
+    return tuple(int(part) for part in match.group(0).split(".")) if match else ()
+
+
+class Planner:
+    """Collects decisions and failures for one host."""
+
+    def __init__(self, stack: dict[str, t.Any], facts: dict[str, t.Any], options: Options) -> None:
+        self.stack = stack
+        self.facts = facts
+        self.options = options
+        self.failures: list[Failure] = []
+        self.warnings: list[str] = []
+        self.skipped: dict[str, str] = {}
+        self.os_packages: list[str] = []
+
+    def fail(self, name: str, found: str, needed: str, remedy: str) -> None:
+        """Note one failed precondition."""
+        self.failures.append(Failure(name, found, needed, remedy))
+
+    # -- the host ---------------------------------------------------------------------------------------------------------------
+
+    def check_system(self) -> None:
+        """Operating system, architecture and C library."""
+        platform, system = self.stack["platform"], self.facts["os"]
+        supported = ["%s %s" % (s["id"], s["version"]) for s in platform["systems"]]
+        found = ("%s %s" % (system["id"], system["version"])).strip()
+        if found not in supported and not self.options.preflight_unsupported_os:
+            self.fail(
+                "operating system",
+                system["pretty"] or found or "none that /etc/os-release names",
+                " or ".join(supported),
+                "take a supported system; preflight_unsupported_os: true tries anyway, without promise",
+            )
+        if self.facts["architecture"] != platform["architecture"]:
+            self.fail("architecture", self.facts["architecture"], platform["architecture"], "the locks hold wheels for this architecture only")
+        if version_tuple(self.facts["glibc"]) < version_tuple(platform["glibc"]):
+            self.fail(
+                "glibc",
+                self.facts["glibc"] or "another C library",
+                "%s or newer" % platform["glibc"],
+                "take a newer system: the wheels are built for manylinux_2_28",
+            )
+
+    def check_root(self) -> None:
+        """Permission to write where the stack goes."""
+        if not self.facts["writable"]:
+            self.fail(
+                "write permission",
+                "%s cannot be written" % self.facts["stack_root"],
+                "a folder that this user may write",
+                "set stack_root to such a folder, or run as root (become: true)",
+            )
+
+    def check_resources(self, new: bool, wheels: list[dict[str, t.Any]], source: str) -> float:
+        """Disk and memory; returns the disk that a new release needs, in GB."""
+        need = sum(layer.get("disk_gb", 0.0) for layer in self.stack["layers"])
+        if source == "pypi" and self.stack["cuda"]:
+            need += self.stack["cuda"]["disk_gb"]
+        if not self.facts["root"]:
+            need *= 2  # a user's release holds copies of the package cache, root's holds hard links
+        reserve = self.options.preflight_disk_reserve_gb
+        if new and self.facts["free_bytes"] < (need + reserve) * GB:
+            self.fail(
+                "disk",
+                "%s free under %s" % (gb(self.facts["free_bytes"]), self.facts["stack_root"]),
+                "%.1f GB for the release and %.1f GB in reserve" % (need, reserve),
+                "free space, set stack_root to a larger disk, or lower preflight_disk_reserve_gb",
+            )
+        memory = self.facts["memory_bytes"]
+        per_job = max([w["gb_per_job"] for w in wheels] + [RUNTIME_GB if self.stack["cuda"] else 0.0])
+        if new and memory is not None and memory < per_job * GB:
+            self.fail(
+                "memory",
+                gb(memory),
+                "%.1f GB" % per_job,
+                "take a larger machine or raise the container's limit; wheels can be built elsewhere (playbooks/wheels.yml)",
+            )
+        return need
+
+    # -- decisions --------------------------------------------------------------------------------------------------------------
+
+    def python(self) -> dict[str, t.Any] | None:
+        """The interpreter: the newest of the stack's that is there, or the one asked for."""
+        preferred = self.stack["python"]["preferred"]
+        wanted = self.options.venv_python
+        found = self.facts["pythons"]
+        there = ", ".join("%s (%s)" % (p["version"], p["path"]) for p in found) or "none"
+        usable = [p for p in found if p["implementation"] == "cpython"]
+        if wanted == "auto":
+            for short in preferred:
+                for python in usable:
+                    if python["version"].startswith(short + "."):
+                        return {**python, "short": short, "managed": False}
+            if self.options.venv_python_managed:
+                return {"path": "", "version": preferred[0], "short": preferred[0], "managed": True, "venv": True, "headers": True}
+            needed, remedy = "one of " + ", ".join(preferred), "install one, or set venv_python_managed: true and uv brings its own"
+        elif wanted.startswith(("/", "~")):
+            for python in usable:
+                if python["path"] == wanted or python.get("asked") == wanted:
+                    short = ".".join(python["version"].split(".")[:2])
+                    if short in preferred:
+                        return {**python, "short": short, "managed": False}
+            needed, remedy = "%s to be a CPython %s" % (wanted, " or ".join(preferred)), "set venv_python to another path or version, or to auto"
+        elif wanted in preferred:
+            for python in usable:
+                if python["version"].startswith(wanted + "."):
+                    return {**python, "short": wanted, "managed": False}
+            if self.options.venv_python_managed:
+                return {"path": "", "version": wanted, "short": wanted, "managed": True, "venv": True, "headers": True}
+            needed = "Python %s (venv_python)" % wanted
+            remedy = "install it, set venv_python: auto, or venv_python_managed: true and uv brings its own"
+        else:
+            needed = "venv_python to be auto, a path, or one of %s; it is %r" % (", ".join(preferred), wanted)
+            remedy = "the locks are made for these versions of Python only"
+        self.fail("python", there, needed, remedy)
+        return None
+
+    def cuda_source(self) -> str:
+        """Where CUDA is taken from."""
+        source, home = self.options.cuda_source, self.options.cuda_home
+        if not self.stack["cuda"]:
+            return "none"
+        if source == "auto":
+            if home:
+                source = "existing"
+            else:
+                source = "nvidia" if self.facts["gpus"] and self.facts["root"] else "pypi"
+        if source == "existing":
+            if not home:
+                self.fail(
+                    "cuda_home",
+                    "empty, with cuda_source: existing",
+                    "the folder of a CUDA %s toolkit" % self.stack["cuda"]["version"],
+                    "set cuda_home, or another cuda_source",
+                )
+            else:
+                kit = self.toolkit(home)
+                wanted = version_tuple(self.stack["cuda"]["version"])[0]
+                if kit is None or not kit["version"]:
+                    self.fail("cuda_home", "no CUDA toolkit at %s" % home, "a folder with version.json or include/cuda.h", "correct cuda_home")
+                elif version_tuple(kit["version"])[0] != wanted:
+                    self.fail("cuda_home", "CUDA %s at %s" % (kit["version"], home), "CUDA %s" % self.stack["cuda"]["version"], "set cuda_home to such a toolkit")
+        elif home:
+            self.fail("cuda_home", "%s, with cuda_source: %s" % (home, source), "cuda_source: existing", "set it, or leave cuda_home empty")
+        if source == "nvidia" and not self.facts["root"]:
+            self.fail("cuda_source", "nvidia, without root", "root, since packages of the system are installed", "run as root, or set cuda_source: pypi")
+        return source
+
+    def toolkit(self, home: str) -> dict[str, t.Any] | None:
+        """The fact about one CUDA home."""
+        for kit in self.facts["toolkits"]:
+            if kit["home"].rstrip("/") == home.rstrip("/"):
+                return t.cast("dict[str, t.Any]", kit)
+        return None
+
+    def has_nvcc(self, source: str) -> bool:
+        """Whether the plan's CUDA home has a compiler for CUDA sources."""
+        if source == "nvidia":
+            return True
+        if source == "existing":
+            kit = self.toolkit(self.options.cuda_home)
+            return bool(kit and kit["nvcc"])
+        return False
+
+    def architectures(self, wheel: dict[str, t.Any]) -> list[str]:
+        """GPU architectures to compile for: asked for, else the host's GPUs', else the image's list."""
+        if self.options.flash_attention_architectures:
+            return sorted({a.replace(".", "") for a in self.options.flash_attention_architectures}, key=int)
+        found = {g["compute_capability"].replace(".", "") for g in self.facts["gpus"] if g.get("compute_capability")}
+        return sorted(found or {a.replace(".", "") for a in wheel.get("image_architectures", [])}, key=int)
+
+    def wheels(self, source: str) -> list[dict[str, t.Any]]:
+        """The compiled wheels, each with its method; those left out go to ``skipped`` with the reason."""
+        chosen = []
+        no_nvcc = "no nvcc of CUDA 12 in the CUDA source %r" % source
+        for name, recipe in self.stack["wheels"].items():
+            method = "build"
+            if name == "flash_attention":
+                method = self.options.flash_attention_method
+                if method == "auto":
+                    method = "build" if self.has_nvcc(source) else "none"
+                    if method == "none":
+                        self.skipped[name] = no_nvcc
+                elif method == "none":
+                    self.skipped[name] = "flash_attention_method is none"
+                elif method == "build" and not self.has_nvcc(source):
+                    self.fail(
+                        "flash_attention_method",
+                        "build, with " + no_nvcc,
+                        "a CUDA compiler",
+                        "set cuda_source to nvidia or existing, or flash_attention_method to prebuilt, auto or none",
+                    )
+                elif method == "prebuilt" and not (self.options.flash_attention_prebuilt_url and self.options.flash_attention_prebuilt_sha256):
+                    self.fail(
+                        "flash_attention_method",
+                        "prebuilt, without URL or sha256",
+                        "both, of a wheel for this Torch, ABI and Python",
+                        "set flash_attention_prebuilt_url and flash_attention_prebuilt_sha256",
+                    )
+            elif name == "apex":
+                wanted = self.options.megatron_apex
+                if wanted == "auto":
+                    wanted = "true" if self.has_nvcc(source) else "false"
+                    if wanted == "false":
+                        self.skipped[name] = no_nvcc
+                elif wanted == "false":
+                    self.skipped[name] = "megatron_apex is false"
+                elif not self.has_nvcc(source):
+                    self.fail("megatron_apex", "true, with " + no_nvcc, "a CUDA compiler", "set cuda_source to nvidia or existing, or megatron_apex: auto")
+                method = "build" if wanted == "true" else "none"
+            if method == "none":
+                continue
+            chosen.append(
+                {**recipe, "method": method, "architectures": self.architectures(recipe) if recipe["device_code"] else []}
+            )
+        return chosen
+
+    def check_compilers(self, python: dict[str, t.Any] | None, wheels: list[dict[str, t.Any]], builds: list[str]) -> None:
+        """What has to be there to compile; packages of the system that root gets installed, a failure for anyone else."""
+        if not (wheels or builds) or python is None or python["managed"]:
+            return
+        packages = []
+        if not self.facts["compiler"]:
+            packages.append("g++")
+        if not python["headers"]:
+            if python["path"].startswith("/usr/bin/"):
+                packages.append("python%s-dev" % python["short"])
+            else:
+                self.fail("python headers", "no Python.h of %s" % python["path"], "the headers, since extensions are compiled", "install them, or take another venv_python")
+        if any(w["source"]["kind"] == "git" for w in wheels) and not self.facts["git"]:
+            packages.append("git")
+        self.need_packages(packages)
+
+    def check_venv(self, python: dict[str, t.Any] | None) -> None:
+        """ensurepip, with which uv is brought in."""
+        if python is None or python["managed"] or python["venv"]:
+            return
+        if python["path"].startswith("/usr/bin/"):
+            self.need_packages(["python%s-venv" % python["short"]])
+        else:
+            self.fail("python venv", "%s has no ensurepip" % python["path"], "a whole Python", "take another venv_python")
+
+    def need_packages(self, packages: list[str]) -> None:
+        """Packages of the system: installed where this run is root on Debian or Ubuntu, otherwise asked for."""
+        if not packages:
+            return
+        if self.facts["root"] and self.facts["apt"]:
+            self.os_packages += packages
+        else:
+            self.fail("packages of the system", "missing: " + ", ".join(packages), "these packages", "ask an administrator for: apt-get install " + " ".join(packages))
+
+    def check_extra_packages(self) -> None:
+        """Packages that the user asks for beside the stack: denied ones, and ones that are no part of it."""
+        locked = set()
+        for layer in self.stack["layers"]:
+            variants = self.stack["variants"].get(layer["name"])
+            for variant in variants or [None]:
+                with open(stack_file.lock_path(self.stack, layer["name"], variant), encoding="utf-8") as stream:
+                    locked |= {entry["name"] for entry in stack_file.parse_lock(stream.read())}
+        denied = {d["name"]: d["reason"] for d in self.stack["denied"]}
+        for requirement in self.options.stack_extra_packages:
+            name = stack_file.canonicalize_name(re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0])
+            if name in denied:
+                self.fail("stack_extra_packages", requirement, "no such package in this stack", denied[name])
+            elif name not in locked:
+                self.fail(
+                    "stack_extra_packages",
+                    requirement,
+                    "a package of the stack's locks",
+                    "a stack is frozen: add it to a stack file of your own and make its locks (docs/stacks.md)",
+                )
+
+    # -- the plan ---------------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> dict[str, t.Any]:
+        """The plan, with ``failures`` (a list, empty when all is well) and ``warnings``."""
+        stack, options = self.stack, self.options
+        self.check_system()
+        self.check_root()
+        self.check_extra_packages()
+        python = self.python()
+        source = self.cuda_source()
+        variants_of_torch = stack["variants"].get("torch", {})
+        variant = options.venv_torch_variant if variants_of_torch else ""
+        if variants_of_torch and variant not in variants_of_torch:
+            self.fail("venv_torch_variant", repr(variant), "one of " + ", ".join(sorted(variants_of_torch)), "correct it")
+            variant = ""
+        wheels = self.wheels(source)
+
+        layers: dict[str, dict[str, t.Any]] = {}
+        cuda_lines: list[str] = []
+        if python is not None and (variant or not variants_of_torch):
+            compiled = {stack_file.canonicalize_name(w["dist"]) for w in stack["wheels"].values()}
+            for layer in stack["layers"]:
+                wanted = stack_file.requirements(stack, layer["name"], python["short"], variant or None)
+                lines = [line for line in wanted["lines"] if line.split("==")[0] not in compiled]
+                layers[layer["name"]] = {"requirements": lines, "build": [n for n in wanted["build"] if n not in compiled]}
+                for wheel in wheels:
+                    package = wanted["packages"].get(stack_file.canonicalize_name(wheel["dist"]))
+                    if package and wheel["source"]["kind"] == "sdist":
+                        wheel["source"] = {**wheel["source"], "hashes": package["hashes"]}
+            if source == "pypi":
+                cuda_lines = stack_file.requirements(stack, "cuda", python["short"])["lines"]
+        self.check_compilers(python, wheels, [n for layer in layers.values() for n in layer["build"]])
+        self.check_venv(python)
+
+        variants: dict[str, t.Any] = {"python": python["short"] if python else "", "torch": variant, "cuda_source": source}
+        variants["wheels"] = {w["name"]: w["architectures"] for w in wheels}
+        decided = {
+            "layers": layers,
+            "cuda": cuda_lines or options.cuda_home,
+            "variants": variants,
+            "wheels": [[w["dist"], w["version"], w["method"], w["architectures"], w["source"].get("commit", "")] for w in wheels],
+            "environment": stack["environment"],
+        }
+        release_id = "%s-%s" % (stack["name"], stack_file.canonical_digest(decided)[:ID_LENGTH])
+        new = not any(name == release_id or name.startswith(release_id + ".") for name in self.facts["releases"])
+        disk = self.check_resources(new, [w for w in wheels if w["method"] == "build"], source)
+        deviation = variants_of_torch.get(variant, {}).get("deviation")
+        if deviation:
+            self.warnings.append(deviation)
+        uv_lines = stack_file.requirements(stack, "uv", python["short"])["lines"] if python else []
+        return {
+            "id": release_id,
+            "new": new,
+            "root": self.facts["stack_root"],
+            "stack": {"name": stack["name"], "digest": stack["digest"]},
+            "definition": {k: v for k, v in stack.items() if k not in ("folder", "digest", "layers", "tools", "images", "platform")},
+            "python": python or {},
+            "variants": variants,
+            "index_urls": [variants_of_torch[variant]["index_url"]] if variants_of_torch.get(variant, {}).get("index_url") else [],
+            "layers": layers,
+            "cuda": {"source": source, "requirements": cuda_lines, "home": options.cuda_home},
+            "uv": {"version": stack["tools"]["uv"], "requirements": uv_lines},
+            "wheels": {w["name"]: w for w in wheels},
+            "skipped": self.skipped,
+            "os_packages": sorted(set(self.os_packages)),
+            "disk_gb": disk,
+            "warnings": self.warnings,
+            "failures": [dataclasses.asdict(f) for f in self.failures],
+        }
+
+
+def describe(failures: t.Sequence[dict[str, str]]) -> str:
+    """All failures in words, one paragraph each."""
+    lines = ["%d precondition%s failed; nothing was changed." % (len(failures), "" if len(failures) == 1 else "s")]
+    for failure in failures:
+        lines += ["", failure["name"] + ":", "  found:  " + failure["found"], "  needed: " + failure["needed"], "  to do:  " + failure["remedy"]]
+    return "\n".join(lines)

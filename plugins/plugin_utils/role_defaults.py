@@ -1,0 +1,37 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""Variables of the collection's roles as a play sees them: what was set, else the role's own default.
+
+An action that decides over several roles needs their variables also where a play does not contain the role that owns them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import typing as t
+
+import yaml
+
+ROLES = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "roles"))
+
+
+@functools.lru_cache(maxsize=None)
+def defaults() -> dict[str, t.Any]:
+    """Every role's defaults/main.yml, in one dict."""
+    found: dict[str, t.Any] = {}
+    for role in sorted(os.listdir(ROLES)):
+        path = os.path.join(ROLES, role, "defaults", "main.yml")
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8") as stream:
+                found.update(yaml.safe_load(stream) or {})
+    return found
+
+
+def values(templar: t.Any, task_vars: t.Mapping[str, t.Any], names: t.Sequence[str]) -> dict[str, t.Any]:
+    """The value of each name: the play's, else the owning role's default; templated."""
+    shipped = defaults()
+    missing = [n for n in names if n not in task_vars and n not in shipped]
+    if missing:
+        raise KeyError("no role of the collection has the variables " + ", ".join(missing))
+    return {n: templar.template(task_vars[n] if n in task_vars else shipped[n]) for n in names}

@@ -1,0 +1,233 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a stack file and its locks on the controller.
+
+A stack is a folder ``<name>/`` with ``stack.yml`` and ``locks/<lock>.txt``. :func:`load` returns the file with what follows from it
+filled in (a component's version is stated once), and :func:`requirements` the lines of one lock for one Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import typing as t
+
+import yaml
+from packaging.markers import Marker
+from packaging.utils import canonicalize_name
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SHIPPED = os.path.normpath(os.path.join(HERE, "..", "..", "roles", "stack", "files"))
+SCHEMA = 1
+REQUIRED = ("schema", "name", "platform", "python", "layers", "components", "tools")
+
+_cache: dict[tuple[str, float], dict[str, t.Any]] = {}
+
+
+class StackError(Exception):
+    """A stack that is unknown, unreadable or wrong; the text says what was found and what to do."""
+
+
+def folders(search_path: t.Sequence[str]) -> list[str]:
+    """The folders in which stacks are looked for: the user's first, then the collection's own."""
+    return [os.path.expanduser(p) for p in search_path] + [SHIPPED]
+
+
+def known(search_path: t.Sequence[str] = ()) -> list[str]:
+    """Names of all stacks that can be found, sorted."""
+    names = set()
+    for folder in folders(search_path):
+        if os.path.isdir(folder):
+            names.update(n for n in os.listdir(folder) if os.path.isfile(os.path.join(folder, n, "stack.yml")))
+    return sorted(names)
+
+
+def find(name: str, search_path: t.Sequence[str] = ()) -> str:
+    """The folder of the stack ``name``; raises StackError with the known names."""
+    for folder in folders(search_path):
+        if os.path.isfile(os.path.join(folder, name, "stack.yml")):
+            return os.path.join(folder, name)
+    raise StackError(
+        "stack_name: there is no stack named %r. Known are: %s. Set stack_name to one of them, or stack_path to the folder that holds yours."
+        % (name, ", ".join(known(search_path)) or "none")
+    )
+
+
+def load(name: str, search_path: t.Sequence[str] = ()) -> dict[str, t.Any]:
+    """The stack ``name`` as a dict, with ``folder`` and ``digest`` (of the stack file and all its locks) added.
+
+    Raises:
+        StackError: unknown name, broken YAML, another schema, a reference to a component that does not exist.
+    """
+    folder = find(name, search_path)
+    path = os.path.join(folder, "stack.yml")
+    key = (path, os.stat(path).st_mtime)
+    if key not in _cache:
+        _cache[key] = _read(folder, path, name)
+    return _cache[key]
+
+
+def _read(folder: str, path: str, name: str) -> dict[str, t.Any]:
+    with open(path, encoding="utf-8") as stream:
+        text = stream.read()
+    try:
+        stack = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StackError("%s is not YAML: %s" % (path, error)) from error
+    if not isinstance(stack, dict):
+        raise StackError("%s holds no mapping" % path)
+    missing = [k for k in REQUIRED if k not in stack]
+    if missing:
+        raise StackError("%s lacks %s" % (path, ", ".join(missing)))
+    if stack["schema"] != SCHEMA:
+        raise StackError("%s has schema %s; this collection reads schema %s" % (path, stack["schema"], SCHEMA))
+    if stack["name"] != name:
+        raise StackError("%s calls itself %r: the folder and the name must be the same" % (path, stack["name"]))
+    _complete(stack, path)
+    stack["folder"] = folder
+    stack["digest"] = digest(folder)
+    return stack
+
+
+def _complete(stack: dict[str, t.Any], path: str) -> None:
+    """Fill in what the file states once and uses elsewhere."""
+    for key, empty in (("cuda", None), ("variants", {}), ("wheels", {}), ("denied", []), ("intended_conflicts", []), ("bad_pairs", []),
+                       ("rules", {}), ("environment", {}), ("images", {})):  # fmt: skip
+        stack.setdefault(key, empty)
+    cuda = stack["cuda"] or {}
+    components = {c["name"]: c for c in stack["components"]}
+    for component in stack["components"]:
+        if component["kind"] == "cuda":
+            component["version"] = cuda["version"]
+        elif component["kind"] == "cudnn":
+            component["version"] = cuda["cudnn"]
+        elif component["kind"] == "driver":
+            component["minimum"] = stack["rules"]["driver"]["native"]
+    for wheel_name, wheel in stack["wheels"].items():
+        component = components.get(wheel["component"])
+        if component is None:
+            raise StackError("%s: wheels.%s names the component %r, which is not there" % (path, wheel_name, wheel["component"]))
+        wheel.update(name=wheel_name, dist=component["dist"], version=component["version"], layer=component["layer"])
+        if wheel["source"]["kind"] == "git":
+            wheel["source"]["commit"] = component["commit"]
+
+
+def pins(stack: t.Mapping[str, t.Any]) -> dict[str, str]:
+    """Distribution name to exact version, for everything that the stack file itself pins."""
+    found = {canonicalize_name(c["dist"]): c["version"] for c in stack["components"] if c["kind"] == "python"}
+    if stack["cuda"]:
+        found["cuda-toolkit"] = stack["cuda"]["toolkit"]
+        found["nvidia-cudnn-cu12"] = stack["cuda"]["cudnn"]
+    return found
+
+
+def pinned(stack: t.Mapping[str, t.Any], requires: t.Sequence[str]) -> list[str]:
+    """The requirements with the stack's own pins put in: ``torch`` becomes ``torch==2.7.1``."""
+    versions = pins(stack)
+    lines = []
+    for line in requires:
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)(\[[^\]]*\])?", line.strip())
+        version = versions.get(canonicalize_name(match.group(1))) if match else None
+        lines.append("%s==%s" % (line.strip(), version) if version else line.strip())
+    return lines
+
+
+def digest(folder: str) -> str:
+    """sha256 over the stack file and its locks, names and contents."""
+    total = hashlib.sha256()
+    names = ["stack.yml"]
+    locks = os.path.join(folder, "locks")
+    if os.path.isdir(locks):
+        names += ["locks/" + n for n in sorted(os.listdir(locks)) if n.endswith(".txt")]
+    for name in names:
+        with open(os.path.join(folder, name), "rb") as stream:
+            total.update(("%s %s\n" % (name, hashlib.sha256(stream.read()).hexdigest())).encode())
+    return total.hexdigest()
+
+
+def lock_path(stack: t.Mapping[str, t.Any], layer: str, variant: str | None = None) -> str:
+    """The lock of a layer, in its variant where the layer has variants."""
+    name = "%s.%s" % (layer, variant) if layer in stack["variants"] and variant else layer
+    path = os.path.join(stack["folder"], "locks", name + ".txt")
+    if not os.path.isfile(path):
+        raise StackError("the stack %s has no lock %s; `make relock` makes it" % (stack["name"], path))
+    return path
+
+
+def parse_lock(text: str) -> list[dict[str, t.Any]]:
+    """The entries of a lock: name, version, marker (or None), hashes (``sha256:...``)."""
+    entries = []
+    for line in text.replace("\\\n", " ").splitlines():
+        line = line.split(" #")[0].strip()
+        if not line or line.startswith(("#", "-")):
+            continue
+        head, *hashes = re.split(r"\s--hash=", line)
+        requirement, _unused, marker = (part.strip() for part in head.partition(";"))
+        name, _unused, version = requirement.partition("==")
+        if not version:
+            raise StackError("a line of a lock pins no version: %r" % head)
+        entries.append(
+            {
+                "name": canonicalize_name(name.strip()),
+                "version": version.strip(),
+                "marker": marker or None,
+                "hashes": [h.strip() for h in hashes],
+            }
+        )
+    return entries
+
+
+def sdists(text: str) -> list[str]:
+    """Names that a lock's header lists as having no wheel (``# sources: a b``)."""
+    found: list[str] = []
+    for line in text.splitlines():
+        match = re.match(r"#\s*sources:\s*(.*)", line)
+        if match:
+            found += [canonicalize_name(n) for n in re.split(r"[,\s]+", match.group(1)) if n]
+    return found
+
+
+def marker_environment(python: str) -> dict[str, str]:
+    """The environment of a CPython ``3.x[.y]`` on x86_64 Linux, for markers."""
+    short = ".".join(python.split(".")[:2])
+    return {
+        "implementation_name": "cpython",
+        "implementation_version": python,
+        "os_name": "posix",
+        "platform_machine": "x86_64",
+        "platform_python_implementation": "CPython",
+        "platform_release": "",
+        "platform_system": "Linux",
+        "platform_version": "",
+        "python_full_version": python if python.count(".") == 2 else python + ".0",
+        "python_version": short,
+        "sys_platform": "linux",
+        "extra": "",
+    }
+
+
+def requirements(stack: t.Mapping[str, t.Any], layer: str, python: str, variant: str | None = None) -> dict[str, t.Any]:
+    """One layer for one Python: ``{lines, build, packages}``.
+
+    ``lines`` are requirement lines with hashes and without markers, ``build`` the names that have to be built from source,
+    ``packages`` maps each name to ``{version, hashes}``.
+    """
+    with open(lock_path(stack, layer, variant), encoding="utf-8") as stream:
+        text = stream.read()
+    environment = marker_environment(python)
+    packages = {}
+    for entry in parse_lock(text):
+        if entry["marker"] and not Marker(entry["marker"]).evaluate(t.cast(t.Any, environment)):
+            continue
+        packages[entry["name"]] = {"version": entry["version"], "hashes": entry["hashes"]}
+    lines = [
+        "%s==%s %s" % (name, p["version"], " ".join("--hash=" + h for h in p["hashes"])) for name, p in sorted(packages.items())
+    ]
+    return {"lines": lines, "build": [n for n in sdists(text) if n in packages], "packages": packages}
+
+
+def canonical_digest(value: t.Any) -> str:
+    """sha256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
