@@ -1,0 +1,162 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: what is decided for which host, and what is refused in which words."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from ansible_collections.verl.baremetal.plugins.plugin_utils import plan, role_defaults, stack_file
+
+GB = 1024**3
+H100 = {"pci": "0000:3b:00.0", "device_id": "2330", "compute_capability": "9.0"}
+HOST = {
+    "os": {"id": "debian", "version": "12", "pretty": "Debian GNU/Linux 12 (bookworm)"},
+    "architecture": "x86_64",
+    "glibc": "2.36",
+    "root": True,
+    "home": "/root",
+    "cores": 8,
+    "memory_bytes": 64 * GB,
+    "stack_root": "/opt/verl",
+    "writable": True,
+    "free_bytes": 200 * GB,
+    "pythons": [
+        {"path": "/usr/bin/python3.11", "version": "3.11.2", "implementation": "cpython", "venv": True, "headers": True},
+        {"path": "/usr/local/bin/python3.12", "version": "3.12.1", "implementation": "cpython", "venv": True, "headers": True},
+    ],
+    "compiler": "/usr/bin/g++",
+    "git": True,
+    "apt": True,
+    "toolkits": [],
+    "releases": [],
+    "gpus": [],
+}
+
+
+def decide(host=None, stack="verl0.5-preview-cu128", **options):
+    facts = copy.deepcopy(HOST)
+    facts.update(host or {})
+    shipped = role_defaults.defaults()
+    values = {name: shipped[name] for name in plan.Options.names()}
+    values.update({"flash_attention_method": "auto", "venv_torch_variant": "pypi"}, **options)
+    return plan.Planner(stack_file.load(stack), facts, plan.Options.from_values(values)).plan()
+
+
+def names(decided):
+    return [f["name"] for f in decided["failures"]]
+
+
+def test_a_machine_without_gpu_takes_what_needs_no_compiler():
+    decided = decide()
+    assert decided["failures"] == []
+    assert decided["python"]["short"] == "3.12"
+    assert decided["cuda"]["source"] == "pypi" and any(line.startswith("cuda-toolkit==12.8.1 ") for line in decided["cuda"]["requirements"])
+    assert decided["skipped"]["flash_attention"].startswith("no nvcc") and decided["skipped"]["apex"].startswith("no nvcc")
+    assert list(decided["wheels"]) == ["transformer_engine"]
+    assert decided["wheels"]["transformer_engine"]["source"]["hashes"]
+    assert "CUDA 12.6 build" in decided["warnings"][0]
+    lines = [line.split("==")[0] for layer in decided["layers"].values() for line in layer["requirements"]]
+    assert "torch" in lines and "flash-attn" not in lines and "transformer-engine-torch" not in lines
+    assert len(lines) == len(set(lines))
+
+
+def test_a_gpu_host_takes_nvidias_repository_and_compiles_for_its_gpus():
+    decided = decide({"gpus": [H100, H100]}, venv_torch_variant="cu128", flash_attention_method="build")
+    assert decided["failures"] == []
+    assert decided["cuda"]["source"] == "nvidia" and decided["cuda"]["requirements"] == []
+    assert sorted(decided["wheels"]) == ["apex", "flash_attention", "transformer_engine"]
+    assert decided["wheels"]["flash_attention"]["architectures"] == ["90"]
+    assert decided["index_urls"] == ["https://download.pytorch.org/whl/cu128"]
+    assert any(line.startswith("torch==2.7.1+cu128 ") for line in decided["layers"]["torch"]["requirements"])
+
+
+def test_the_id_follows_what_decides_the_content_and_nothing_else():
+    base = decide()["id"]
+    assert base.startswith("verl0.5-preview-cu128-") and len(base.rsplit("-", 1)[1]) == plan.ID_LENGTH
+    assert decide({"free_bytes": 90 * GB, "cores": 2})["id"] == base
+    assert decide(venv_python="3.11")["id"] != base
+    assert decide(venv_torch_variant="cu128")["id"] != base
+    assert decide({"gpus": [H100]}, cuda_source="pypi")["id"] == base
+
+
+def test_everything_that_is_wrong_is_reported_together():
+    decided = decide(
+        {
+            "os": {"id": "rocky", "version": "9.4", "pretty": "Rocky Linux 9.4"},
+            "architecture": "aarch64",
+            "glibc": "2.17",
+            "writable": False,
+            "free_bytes": 2 * GB,
+            "memory_bytes": 1 * GB,
+            "pythons": [],
+        },
+        stack_extra_packages=["vllm>=0.8", "pyext", "torch", "leftpad"],
+    )
+    assert names(decided) == [
+        "operating system",
+        "architecture",
+        "glibc",
+        "write permission",
+        "stack_extra_packages",
+        "stack_extra_packages",
+        "stack_extra_packages",
+        "python",
+        "disk",
+        "memory",
+    ]
+    words = plan.describe(decided["failures"])
+    assert "Rocky Linux 9.4" in words and "not supported by this stack" in words and "unmaintained" in words and "leftpad" in words
+    assert all(f["found"] and f["needed"] and f["remedy"] for f in decided["failures"])
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "failed", "words"),
+    [
+        ({}, {"venv_python": "3.13"}, "python", "3.13"),
+        ({}, {"venv_python": "3.10"}, "python", "Python 3.10"),
+        ({}, {"venv_python": "/opt/py/bin/python"}, "python", "/opt/py/bin/python"),
+        ({}, {"venv_torch_variant": "cu126"}, "venv_torch_variant", "cu128, pypi"),
+        ({}, {"cuda_source": "existing"}, "cuda_home", "empty"),
+        ({}, {"cuda_source": "existing", "cuda_home": "/opt/cuda"}, "cuda_home", "no CUDA toolkit"),
+        ({"toolkits": [{"home": "/opt/cuda", "version": "13.0", "nvcc": True}]}, {"cuda_home": "/opt/cuda"}, "cuda_home", "CUDA 13.0"),
+        ({}, {"cuda_source": "pypi", "cuda_home": "/opt/cuda"}, "cuda_home", "cuda_source: pypi"),
+        ({"root": False}, {"cuda_source": "nvidia"}, "cuda_source", "without root"),
+        ({}, {"flash_attention_method": "build"}, "flash_attention_method", "no nvcc"),
+        ({}, {"flash_attention_method": "prebuilt"}, "flash_attention_method", "without URL"),
+        ({}, {"megatron_apex": True}, "megatron_apex", "no nvcc"),
+        ({"root": False, "compiler": None}, {}, "packages of the system", "g++"),
+        ({"root": False, "free_bytes": 20 * GB}, {}, "disk", "20.0 GB"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(host, options, failed, words):
+    decided = decide(host, **options)
+    assert names(decided) == [failed]
+    assert words in plan.describe(decided["failures"])
+
+
+def test_root_gets_missing_packages_of_the_system_installed():
+    bare = [{"path": "/usr/bin/python3.11", "version": "3.11.2", "implementation": "cpython", "venv": False, "headers": False}]
+    decided = decide({"pythons": bare, "compiler": None})
+    assert decided["failures"] == []
+    assert decided["os_packages"] == ["g++", "python3.11-dev", "python3.11-venv"]
+
+
+def test_an_existing_toolkit_with_nvcc_compiles():
+    kit = {"home": "/opt/cuda", "version": "12.4", "nvcc": True}
+    decided = decide({"toolkits": [kit]}, cuda_home="/opt/cuda", flash_attention_architectures=["9.0", "80"])
+    assert decided["failures"] == []
+    assert decided["cuda"] == {"source": "existing", "requirements": [], "home": "/opt/cuda"}
+    assert decided["wheels"]["flash_attention"]["architectures"] == ["80", "90"]
+
+
+def test_uv_brings_a_python_where_it_may():
+    decided = decide({"pythons": []}, venv_python_managed=True)
+    assert decided["failures"] == [] and decided["python"]["managed"] and decided["python"]["short"] == "3.12"
+
+
+def test_a_release_that_is_there_needs_no_disk():
+    decided = decide()
+    again = decide({"releases": [decided["id"] + ".2"], "free_bytes": 1 * GB, "memory_bytes": 1 * GB})
+    assert again["id"] == decided["id"] and not again["new"] and again["failures"] == []

@@ -1,0 +1,100 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reading stack files and locks."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.verl.baremetal.plugins.plugin_utils import stack_file
+
+MINIMAL = """
+schema: 1
+name: mine
+platform: {architecture: x86_64, glibc: "2.28", systems: [{id: debian, version: "12"}]}
+python: {preferred: ["3.12", "3.11"]}
+layers: [{name: torch, requires: [six, "idna[all]", "toolz>=1"]}]
+components: [{name: six, title: six, kind: python, dist: six, version: 1.17.0, layer: torch}]
+tools: {uv: 0.13.9}
+"""
+
+LOCK = """# sources: Needs_Build
+idna==3.10 \\
+    --hash=sha256:aa
+needs-build==1.0 ; python_full_version < '3.12' \\
+    --hash=sha256:bb --hash=sha256:cc
+six==1.17.0 ; sys_platform == 'win32' --hash=sha256:dd
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mine" / "locks").mkdir(parents=True)
+    (tmp_path / "mine" / "stack.yml").write_text(MINIMAL)
+    (tmp_path / "mine" / "locks" / "torch.txt").write_text(LOCK)
+    return tmp_path
+
+
+def test_a_second_stack_is_a_second_folder(folder):
+    stack = stack_file.load("mine", [str(folder)])
+    assert stack["name"] == "mine" and stack["wheels"] == {} and stack["cuda"] is None
+    assert "mine" in stack_file.known([str(folder)]) and "verl0.5-preview-cu128" in stack_file.known()
+
+
+def test_an_unknown_stack_is_refused_with_the_known_ones(folder):
+    with pytest.raises(stack_file.StackError, match="no stack named 'other'.*mine"):
+        stack_file.load("other", [str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("schema: [", "is not YAML"),
+        ("- a", "no mapping"),
+        (MINIMAL.replace("schema: 1", "schema: 7"), "schema 7"),
+        (MINIMAL.replace("name: mine", "name: yours"), "calls itself 'yours'"),
+        (MINIMAL.replace("tools:", "tool:"), "lacks tools"),
+        (MINIMAL + "wheels: {x: {component: nothing, source: {kind: sdist}}}", "'nothing', which is not there"),
+    ],
+)
+def test_a_wrong_stack_file_is_refused_in_words(folder, text, words):
+    (folder / "mine" / "stack.yml").write_text(text)
+    with pytest.raises(stack_file.StackError, match=words):
+        stack_file.load("mine", [str(folder)])
+
+
+def test_pins_go_into_the_requirements(folder):
+    stack = stack_file.load("mine", [str(folder)])
+    assert stack_file.pinned(stack, stack["layers"][0]["requires"]) == ["six==1.17.0", "idna[all]", "toolz>=1"]
+
+
+def test_a_lock_is_read_for_one_python(folder):
+    stack = stack_file.load("mine", [str(folder)])
+    older = stack_file.requirements(stack, "torch", "3.11")
+    assert older["lines"] == ["idna==3.10 --hash=sha256:aa", "needs-build==1.0 --hash=sha256:bb --hash=sha256:cc"]
+    assert older["build"] == ["needs-build"]
+    newer = stack_file.requirements(stack, "torch", "3.12.4")
+    assert newer["lines"] == ["idna==3.10 --hash=sha256:aa"] and newer["build"] == []
+
+
+def test_a_missing_lock_and_an_unpinned_line_are_errors(folder):
+    stack = stack_file.load("mine", [str(folder)])
+    with pytest.raises(stack_file.StackError, match="has no lock"):
+        stack_file.requirements(stack, "sglang", "3.11")
+    with pytest.raises(stack_file.StackError, match="pins no version"):
+        stack_file.parse_lock("six>=1\n")
+
+
+def test_the_digest_follows_every_lock(folder):
+    before = stack_file.digest(str(folder / "mine"))
+    (folder / "mine" / "locks" / "torch.txt").write_text(LOCK + "\n# changed\n")
+    assert stack_file.digest(str(folder / "mine")) != before
+
+
+def test_the_shipped_stack_states_each_version_once():
+    stack = stack_file.load("verl0.5-preview-cu128")
+    by_name = {c["name"]: c for c in stack["components"]}
+    assert by_name["cudnn"]["version"] == stack["cuda"]["cudnn"] == "9.8.0.87"
+    assert by_name["driver"]["minimum"] == "570.26"
+    assert stack["wheels"]["apex"]["source"]["commit"] == by_name["apex"]["commit"]
+    assert "torch==2.7.1" in stack_file.pinned(stack, stack["layers"][0]["requires"])
+    assert stack_file.pinned(stack, stack["cuda"]["requires"])[-1] == "nvidia-cudnn-cu12==9.8.0.87"
