@@ -1,0 +1,91 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""Facts about a host, from trees made for the tests and from the machine itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+
+import pytest
+from ansible_collections.verl.baremetal.plugins.module_utils import host
+
+DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'
+UBUNTU = 'PRETTY_NAME="Ubuntu 24.04.2 LTS"\nNAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (DEBIAN, ("debian", "12", "Debian GNU/Linux 12 (bookworm)")),
+        (UBUNTU, ("ubuntu", "24.04", "Ubuntu 24.04.2 LTS")),
+        ("", ("", "", "")),
+        ("\x00\xff garbage", ("", "", "")),
+        (None, ("", "", "")),
+    ],
+)
+def test_os_release(tmp_path, text, found):
+    if text is not None:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc" / "os-release").write_text(text)
+    answer = host.os_release(str(tmp_path))
+    assert (answer["id"], answer["version"], answer["pretty"]) == found
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max\n", 8 << 30), ("2147483648\n", 2 << 30), ("9223372036854771712\n", 8 << 30), ("", 8 << 30)],
+)
+def test_the_cgroups_limit_counts(tmp_path, limit, expected):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal:        8388608 kB\nMemFree: 1 kB\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text(limit)
+    assert host.memory_bytes(str(tmp_path)) == expected
+    assert host.memory_bytes(str(tmp_path / "nowhere")) is None
+
+
+def test_pythons_are_asked_and_broken_ones_passed_over(tmp_path):
+    broken = tmp_path / "python3.12"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    found = host.pythons([], [str(broken), sys.executable, str(tmp_path / "nothing")])
+    versions = [f["version"] for f in found]
+    assert "%d.%d.%d" % sys.version_info[:3] in versions
+    assert all(f["path"] != str(broken) for f in found)
+
+
+def test_toolkits_are_read_from_their_files(tmp_path):
+    new, old, empty = tmp_path / "new", tmp_path / "old", tmp_path / "empty"
+    (new / "bin").mkdir(parents=True)
+    (new / "version.json").write_text(json.dumps({"cuda": {"name": "CUDA SDK", "version": "12.8.1"}}))
+    (new / "bin" / "nvcc").write_text("#!/bin/sh\n")
+    (new / "bin" / "nvcc").chmod(0o755)
+    (old / "include").mkdir(parents=True)
+    (old / "include" / "cuda.h").write_text("#define CUDA_VERSION 12040\n")
+    empty.mkdir()
+    found = host.toolkits(str(tmp_path), [str(new), str(old), str(empty), str(tmp_path / "nowhere")])
+    assert [(f["version"], f["nvcc"]) for f in found] == [("12.8.1", True), ("12.4", False), (None, False)]
+
+
+def test_only_complete_releases_count(tmp_path):
+    for name, files in {"a": ["manifest.json"], "b": ["manifest.json", ".building"], "c": []}.items():
+        (tmp_path / "releases" / name).mkdir(parents=True)
+        for file in files:
+            (tmp_path / "releases" / name / file).write_text("")
+    assert host.releases(str(tmp_path)) == ["a"]
+    assert host.releases(str(tmp_path / "nowhere")) == []
+
+
+def test_an_index_that_is_not_there_is_named_with_the_reason():
+    reason = host.reach("http://127.0.0.1:9/simple/", timeout=2)
+    assert reason and "refused" in reason.lower()
+    assert "cannot be read" in (host.reach("https://127.0.0.1:9/", ca_file="/nowhere/ca.pem") or "")
+
+
+def test_facts_are_json_and_small():
+    facts = host.facts(os.path.expanduser("~/no-such-folder"), ["3.12", "3.11"])
+    assert len(json.dumps(facts)) < 8000
+    assert facts["architecture"] and facts["cores"] >= 1 and facts["releases"] == []
