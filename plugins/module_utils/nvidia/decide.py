@@ -1,12 +1,13 @@
 # Copyright (c) 2026 the verl.baremetal authors
 # SPDX-License-Identifier: Apache-2.0
-"""Decides which NVIDIA driver a host gets. Pure: it is given facts and answers with a plan in words and package names."""
+"""Decides which NVIDIA driver a host gets. Pure: given facts, it answers with a plan in words and package names."""
 
 from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import gpus as pci
 
 
 class Gpu(NamedTuple):
@@ -73,41 +74,47 @@ class Plan(NamedTuple):
 
 def repository_url(base: str, folder: str, arch: str = "x86_64") -> str:
     """The repository's address below a base address, which may be a mirror's."""
-    return "%s/%s/%s/" % (base.rstrip("/"), folder, arch)
+    return "{}/{}/{}/".format(base.rstrip("/"), folder, arch)
 
 
 def kernel_modules(wanted: str, gpus: Sequence[Gpu]) -> str:
     """open or proprietary: forced, or by the oldest GPU (an unknown id is a new GPU)."""
     if wanted != "auto":
         return wanted
-    return "proprietary" if any(gpu.generation in tables.PROPRIETARY_ONLY for gpu in gpus) else "open"
+    return "proprietary" if any(gpu.generation in pci.PROPRIETARY_ONLY for gpu in gpus) else "open"
 
 
 def gpu_problems(branch: int, modules: str, gpus: Sequence[Gpu]) -> List[str]:
     """What speaks against a branch and a kind of kernel modules on these GPUs."""
-    old = sorted({gpu.generation for gpu in gpus if gpu.generation in tables.PROPRIETARY_ONLY})
-    new = sorted({gpu.generation for gpu in gpus if gpu.generation in tables.OPEN_ONLY})
+    old = sorted({gpu.generation for gpu in gpus if gpu.generation in pci.PROPRIETARY_ONLY})
+    new = sorted({gpu.generation for gpu in gpus if gpu.generation in pci.OPEN_ONLY})
     problems = []
     if old and new:
         problems.append(
-            "found GPUs of the generations %s and %s in one host: no driver runs both (the first need proprietary, "
-            "the second open kernel modules); remove one kind" % (", ".join(old), ", ".join(new))
+            "found GPUs of the generations {} and {} in one host: no driver runs both (the first need proprietary, "
+            "the second open kernel modules); remove one kind".format(", ".join(old), ", ".join(new))
         )
         return problems
     if old and modules == "open":
         problems.append(
-            "driver_kernel_modules is open, but the open kernel modules do not run %s GPUs; set it to proprietary"
-            % ", ".join(old)
+            "driver_kernel_modules is open, but the open kernel modules do not run "
+            f"{', '.join(old)} GPUs; set it to proprietary"
         )
-    if old and branch > tables.LAST_BRANCH_BEFORE_TURING:
+    last = min([tables.LAST_BRANCH[name] for name in old] or [branch])
+    if last < tables.MINIMUM_BRANCH:
         problems.append(
-            "driver branch %d does not run %s GPUs; the last branch that does is %d: set driver_branch: %d"
-            % (branch, ", ".join(old), tables.LAST_BRANCH_BEFORE_TURING, tables.LAST_BRANCH_BEFORE_TURING)
+            f"the newest driver for {', '.join(old)} GPUs is of branch {last}, and CUDA 12.8 needs "
+            f"{tables.MINIMUM_BRANCH}: these GPUs cannot run the stack"
+        )
+    elif branch > last:
+        problems.append(
+            f"driver branch {branch} does not run {', '.join(old)} GPUs; the last branch that does is {last}: "
+            f"set driver_branch: {last}"
         )
     if new and modules == "proprietary":
         problems.append(
-            "driver_kernel_modules is proprietary, but %s GPUs run only with the open kernel modules; set it to open"
-            % ", ".join(new)
+            f"driver_kernel_modules is proprietary, but {', '.join(new)} GPUs run only with the open kernel modules; "
+            "set it to open"
         )
     return problems
 
@@ -117,18 +124,18 @@ def request_problems(request: Request) -> List[str]:
     problems = []
     if request.branch < tables.MINIMUM_BRANCH:
         problems.append(
-            "driver_branch is %d, but CUDA 12.8 needs a driver of branch %d or newer; set driver_branch: %d"
-            % (request.branch, tables.MINIMUM_BRANCH, tables.MINIMUM_BRANCH)
+            f"driver_branch is {request.branch}, but CUDA 12.8 needs a driver of branch {tables.MINIMUM_BRANCH} or "
+            f"newer; set driver_branch: {tables.MINIMUM_BRANCH}"
         )
     if request.version and tables.branch_of(request.version) != request.branch:
         problems.append(
-            "driver_version is %s, which is not of driver_branch %d; set driver_branch: %d or another version"
-            % (request.version, request.branch, tables.branch_of(request.version))
+            f"driver_version is {request.version}, which is not of driver_branch {request.branch}; "
+            f"set driver_branch: {tables.branch_of(request.version)} or another version"
         )
     elif request.version and tables.version_key(request.version) < tables.version_key(tables.MINIMUM_DRIVER):
         problems.append(
-            "driver_version is %s, but CUDA 12.8 needs %s or newer; set a newer version or leave it empty"
-            % (request.version, tables.MINIMUM_DRIVER)
+            f"driver_version is {request.version}, but CUDA 12.8 needs {tables.MINIMUM_DRIVER} or newer; "
+            "set a newer version or leave it empty"
         )
     return problems
 
@@ -140,7 +147,7 @@ def new_enough(version: str) -> bool:
 
 def header_packages(found: Found) -> List[str]:
     """Headers of the running and of the newest kernel, each once."""
-    return ["linux-headers-%s" % kernel for kernel in dict.fromkeys(k for k in found.kernels if k)]
+    return [f"linux-headers-{kernel}" for kernel in dict.fromkeys(k for k in found.kernels if k)]
 
 
 def satisfied(request: Request, version: str) -> bool:
@@ -156,8 +163,8 @@ def decide(os_id: str, os_version: str, arch: str, request: Request, gpus: Seque
     found = found or Found()
     if request.state == "absent":
         if found.packages or found.managed:
-            return _guard_busy(Plan("remove", "driver_state is absent: %d packages of the driver are removed"
-                                    % len(found.packages), branch=request.branch), request, found)
+            reason = f"driver_state is absent: {len(found.packages)} packages of the driver are removed"
+            return _guard_busy(Plan("remove", reason, branch=request.branch), request, found)
         return Plan("keep", "no package of an NVIDIA driver is installed")
     if not gpus:
         return Plan("skip", "no NVIDIA GPU was found on the PCI bus")
@@ -165,16 +172,18 @@ def decide(os_id: str, os_version: str, arch: str, request: Request, gpus: Seque
     reboot = bool(found.package) and found.loaded != tables.upstream(found.package)
     wants_fm = request.fabric_manager == "present" or (request.fabric_manager == "auto" and nvswitches > 0)
     driver_version = tables.upstream(found.package) if found.package else found.loaded
-    fm_right = (not wants_fm) or (bool(found.fabric_manager) and tables.upstream(found.fabric_manager) == driver_version)
+    fm_right = not wants_fm or tables.upstream(found.fabric_manager) == driver_version
     moves = request.update and not satisfied(request, driver_version or "0")
     if new_enough(driver_version) and not moves and fm_right and (found.complete or not found.managed):
+        hint = "" if satisfied(request, driver_version) else (
+            f"; set driver_update: true to move it to {request.version or 'branch ' + str(request.branch)}"
+        )
         return Plan(
             "keep",
-            "driver %s is there and runs CUDA 12.8 (%s or newer)%s"
-            % (driver_version, tables.MINIMUM_DRIVER,
-               "" if satisfied(request, driver_version) else "; set driver_update: true to move it to branch %d"
-               % request.branch),
-            branch=tables.branch_of(driver_version), version=driver_version, fabric_manager=wants_fm,
+            f"driver {driver_version} is there and runs CUDA 12.8 ({tables.MINIMUM_DRIVER} or newer){hint}",
+            branch=tables.branch_of(driver_version),
+            version=driver_version,
+            fabric_manager=wants_fm,
             reboot_required=reboot,
         )
 
@@ -183,11 +192,11 @@ def decide(os_id: str, os_version: str, arch: str, request: Request, gpus: Seque
     problems = request_problems(request)
     if distribution is None:
         problems.append(
-            "found %s %s, but the driver is installed only on %s; install a driver %s or newer by hand, which is then "
-            "left alone, or skip the role driver" % (os_id, os_version, tables.supported_names(), tables.MINIMUM_DRIVER)
+            f"found {os_id} {os_version}, but the driver is installed only on {tables.supported_names()}; install a "
+            f"driver {tables.MINIMUM_DRIVER} or newer by hand, which is then left alone, or skip the role driver"
         )
     if not folder_arch:
-        problems.append("found the architecture %s, but only x86_64 is supported; skip the role driver" % arch)
+        problems.append(f"found the architecture {arch}, but only x86_64 is supported; skip the role driver")
     # A driver that stays (only its fabric manager is missing or was left half done) keeps its own branch and version.
     stays = found.managed and new_enough(driver_version) and not moves and bool(found.package)
     branch = tables.branch_of(driver_version) if stays else request.branch
@@ -196,9 +205,9 @@ def decide(os_id: str, os_version: str, arch: str, request: Request, gpus: Seque
     problems += gpu_problems(branch, modules, gpus)
     if found.loaded and not found.package and not new_enough(found.loaded) and not request.update:
         problems.append(
-            "driver %s is loaded and belongs to no package, and is too old for CUDA 12.8 (%s): remove it with its own "
-            "uninstaller (nvidia-uninstall), or set driver_update: true to install packages over it"
-            % (found.loaded, tables.MINIMUM_DRIVER)
+            f"driver {found.loaded} is loaded, belongs to no package and is too old for CUDA 12.8, which needs "
+            f"{tables.MINIMUM_DRIVER}: remove it with its own uninstaller (nvidia-uninstall), or set "
+            "driver_update: true to install packages over it"
         )
     if found.secure_boot and request.secure_boot == "refuse":
         problems.append(
@@ -214,11 +223,10 @@ def decide(os_id: str, os_version: str, arch: str, request: Request, gpus: Seque
         return Plan("refuse", problems[0] if problems else "", problems, branch=branch, version=version)
 
     exact = [tables.fabric_manager_package(branch)] if wants_fm else []
+    switches = f", with fabric manager for {nvswitches} NVSwitch(es)" if wants_fm and nvswitches else ""
     plan = Plan(
         "install",
-        "driver branch %d (%s) with %s kernel modules for %d GPU(s)%s"
-        % (branch, version or "newest", modules, len(gpus),
-           ", with fabric manager for %d NVSwitch(es)" % nvswitches if wants_fm and nvswitches else ""),
+        f"driver branch {branch} ({version or 'newest'}), {modules} kernel modules, for {len(gpus)} GPU(s){switches}",
         branch=branch,
         version=version,
         kernel_modules=modules,
@@ -239,7 +247,7 @@ def _guard_busy(plan: Plan, request: Request, found: Found) -> Plan:
     if not found.loaded or not found.busy or request.allow_busy:
         return plan
     problem = (
-        "processes use the GPUs: %s; stop them (or drain the host), or set driver_allow_busy: true to change the driver "
-        "under them" % ", ".join(list(found.busy)[:8])
+        f"processes use the GPUs: {', '.join(list(found.busy)[:8])}; stop them (or drain the host), or set "
+        "driver_allow_busy: true to change the driver under them"
     )
     return Plan("refuse", problem, [problem], branch=plan.branch, version=plan.version)

@@ -32,7 +32,7 @@ def dearmor(data: bytes) -> bytes:
     if b"-----BEGIN PGP" not in data:
         if data[0] & 0x80:
             return data
-        raise InvalidKey("this is neither an armoured nor a binary OpenPGP key (it begins with %r)" % data[:24])
+        raise InvalidKey(f"this is neither an armoured nor a binary OpenPGP key (it begins with {data[:24]!r})")
     if b"-----BEGIN PGP PUBLIC KEY BLOCK-----" not in data:
         raise InvalidKey("the armour holds no PUBLIC KEY BLOCK")
     packets = b""
@@ -57,7 +57,7 @@ def _dearmor_block(block: str) -> bytes:
         packets = base64.b64decode("".join(body), validate=True)
         expected = base64.b64decode(check[0]) if check else b""
     except (binascii.Error, ValueError) as error:
-        raise InvalidKey("the armour is not valid base64: %s" % error) from error
+        raise InvalidKey(f"the armour is not valid base64: {error}") from error
     if expected and crc24(packets) != int.from_bytes(expected, "big"):
         raise InvalidKey("the armour's checksum is wrong: the file was damaged")
     return packets
@@ -68,7 +68,7 @@ def crc24(data: bytes) -> int:
     crc = 0xB704CE
     for byte in data:
         crc ^= byte << 16
-        for dummy in range(8):
+        for _dummy in range(8):
             crc <<= 1
             if crc & 0x1000000:
                 crc ^= 0x1864CFB
@@ -81,7 +81,7 @@ def packets(data: bytes) -> Iterator[Tuple[int, bytes]]:
     while position < len(data):
         first = data[position]
         if not first & 0x80:
-            raise InvalidKey("there is no OpenPGP packet at byte %d" % position)
+            raise InvalidKey(f"there is no OpenPGP packet at byte {position}")
         position += 1
         if first & 0x40:
             tag = first & 0x3F
@@ -123,7 +123,7 @@ def fingerprints(data: bytes) -> List[Fingerprint]:
         if not body or body[0] != 4:
             raise InvalidKey("only version 4 keys are supported, found version %s" % (body[0] if body else "none"))
         # Version 4 fingerprints are SHA-1 by definition (RFC 4880, 12.2).
-        digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body).hexdigest().upper()  # noqa: S324
+        digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body).hexdigest().upper()
         found.append(Fingerprint(digest, tag == PUBLIC_KEY))
     if not found:
         raise InvalidKey("the file holds no OpenPGP public key")
@@ -142,6 +142,6 @@ def trusted(data: bytes, expected: List[str]) -> str:
     strangers = [item for item in primary if item not in wanted]
     if strangers or not primary:
         raise InvalidKey(
-            "found a key with the fingerprint %s, expected %s" % (", ".join(strangers) or "none", " or ".join(wanted))
+            f"found a key with the fingerprint {', '.join(strangers) or 'none'}, expected {' or '.join(wanted)}"
         )
     return primary[0]

@@ -1,10 +1,12 @@
 # Copyright (c) 2026 the verl.baremetal authors
 # SPDX-License-Identifier: Apache-2.0
-"""What NVIDIA's package repositories look like: folders, package names and minimum versions. Data, and rules of naming."""
+"""What NVIDIA's package repositories look like: folders, package names, minimum versions, and rules of naming."""
 
 from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import gpus as pci
 
 REPOSITORY_BASE = "https://developer.download.nvidia.com/compute/cuda/repos"
 KEY_FILE = "3bf863cc.pub"
@@ -14,8 +16,8 @@ RETIRED_KEY = "7fa2af80"
 # Oldest driver that runs CUDA 12.8 Update 1 natively, and the oldest branch that the role installs.
 MINIMUM_DRIVER = "570.124.06"
 MINIMUM_BRANCH = 570
-# The last branch that drives a GPU older than Turing.
-LAST_BRANCH_BEFORE_TURING = 580
+# The last branch that drives GPUs of a generation; the others are driven by every later branch.
+LAST_BRANCH: Dict[str, int] = {"Kepler": 470, "Maxwell": 580, "Pascal": 580, "Volta": 580}
 # The branches whose package names were checked; the rules of the last one hold for later ones.
 KNOWN_BRANCHES: Tuple[int, ...] = (570, 575, 580, 590)
 
@@ -23,12 +25,8 @@ KNOWN_BRANCHES: Tuple[int, ...] = (570, 575, 580, 590)
 DRIVER_SUFFIX_ENDS = 590
 FABRIC_MANAGER_SUFFIX_ENDS = 580
 
-GENERATIONS: Tuple[str, ...] = ("maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell")
-PROPRIETARY_ONLY: Tuple[str, ...] = ("maxwell", "pascal", "volta")
-OPEN_ONLY: Tuple[str, ...] = ("blackwell",)
-
-# PCI device ids of NVSwitches (A100 and H100 boards).
-NVSWITCH_IDS: Tuple[str, ...] = ("1af1", "22a3")
+GENERATIONS: Tuple[str, ...] = tuple(dict.fromkeys(entry.name for entry in pci.GENERATIONS))
+NVSWITCH_IDS = frozenset(f"{number:04x}" for number in pci.NVSWITCHES)
 
 
 class Distribution(NamedTuple):
@@ -48,25 +46,6 @@ DISTRIBUTIONS: Tuple[Distribution, ...] = (
 )
 ARCHITECTURES: Dict[str, str] = {"x86_64": "x86_64", "amd64": "x86_64"}
 
-# (first id, last id, generation) of the ranges of PCI device ids that NVIDIA gave to a generation.
-DEVICE_RANGES: Tuple[Tuple[int, int, str], ...] = (
-    (0x1340, 0x13FF, "maxwell"),
-    (0x1400, 0x147F, "maxwell"),
-    (0x15F0, 0x15FF, "pascal"),
-    (0x1600, 0x17FF, "maxwell"),
-    (0x1B00, 0x1D7F, "pascal"),
-    (0x1D80, 0x1DFF, "volta"),
-    (0x1E00, 0x1FFF, "turing"),
-    (0x2080, 0x20FF, "ampere"),
-    (0x2180, 0x21FF, "turing"),
-    (0x2200, 0x22A2, "ampere"),
-    (0x2300, 0x237F, "hopper"),
-    (0x2400, 0x25FF, "ampere"),
-    (0x2680, 0x28FF, "ada"),
-    (0x2900, 0x2FFF, "blackwell"),
-    (0x3180, 0x31FF, "blackwell"),
-)
-
 
 def distribution(os_id: str, version: str) -> Optional[Distribution]:
     """The supported distribution of an os-release's ID and VERSION_ID, or None."""
@@ -78,16 +57,13 @@ def distribution(os_id: str, version: str) -> Optional[Distribution]:
 
 def supported_names() -> str:
     """The supported systems, for messages."""
-    return ", ".join("%s %s" % (d.os_id.capitalize(), d.version) for d in DISTRIBUTIONS)
+    return ", ".join(f"{d.os_id.capitalize()} {d.version}" for d in DISTRIBUTIONS)
 
 
 def generation_of(device_id: str) -> str:
     """The GPU generation of a PCI device id such as 2330, or an empty string when it is unknown."""
-    number = int(device_id, 16)
-    for first, last, name in DEVICE_RANGES:
-        if first <= number <= last:
-            return name
-    return ""
+    family = pci.generation(int(device_id, 16))
+    return family.name if family else ""
 
 
 def version_key(version: str) -> Tuple[int, ...]:
@@ -117,21 +93,21 @@ def driver_packages(family: str, branch: int, kernel_modules: str, compute_only:
         if compute_only:
             return ["nvidia-driver-cuda", "nvidia-kernel-open-dkms" if is_open else "nvidia-kernel-dkms"]
         return ["nvidia-open" if is_open else "cuda-drivers"]
-    suffix = "" if branch >= DRIVER_SUFFIX_ENDS else "-%d" % branch
+    suffix = "" if branch >= DRIVER_SUFFIX_ENDS else f"-{branch}"
     if not compute_only:
         return [("nvidia-open" if is_open else "cuda-drivers") + suffix]
     return [
-        "libnvidia-cfg1%s" % suffix,
-        "libnvidia-compute%s" % suffix,
-        "nvidia-compute-utils%s" % suffix,
-        "nvidia-dkms%s%s" % (suffix, "-open" if is_open else ""),
-        "nvidia-utils%s" % suffix,
+        f"libnvidia-cfg1{suffix}",
+        f"libnvidia-compute{suffix}",
+        f"nvidia-compute-utils{suffix}",
+        "nvidia-dkms{}{}".format(suffix, "-open" if is_open else ""),
+        f"nvidia-utils{suffix}",
     ]
 
 
 def fabric_manager_package(branch: int) -> str:
     """The fabric manager's package: it carries the branch's number up to 575."""
-    return "nvidia-fabricmanager" if branch >= FABRIC_MANAGER_SUFFIX_ENDS else "nvidia-fabricmanager-%d" % branch
+    return "nvidia-fabricmanager" if branch >= FABRIC_MANAGER_SUFFIX_ENDS else f"nvidia-fabricmanager-{branch}"
 
 
 def pinning_package(branch: int, version: str = "") -> str:
@@ -198,10 +174,7 @@ def is_driver_package(name: str) -> bool:
     bare = name.split(":", 1)[0]
     if bare.startswith(NOT_DRIVER_PREFIXES):
         return False
-    for glob in DRIVER_GLOBS:
-        if bare == glob or (glob.endswith("*") and bare.startswith(glob[:-1])):
-            return True
-    return False
+    return any(bare == glob or (glob.endswith("*") and bare.startswith(glob[:-1])) for glob in DRIVER_GLOBS)
 
 
 class Toolkit(NamedTuple):
@@ -215,13 +188,13 @@ class Toolkit(NamedTuple):
 def toolkit(version: str) -> Toolkit:
     """The package of a toolkit's full version: 12.8.1 is cuda-toolkit-12-8=12.8.1-1 in /usr/local/cuda-12.8."""
     major, minor = version.split(".")[:2]
-    return Toolkit("cuda-toolkit-%s-%s" % (major, minor), "%s-1" % version, "/usr/local/cuda-%s.%s" % (major, minor))
+    return Toolkit(f"cuda-toolkit-{major}-{minor}", f"{version}-1", f"/usr/local/cuda-{major}.{minor}")
 
 
 def cudnn_packages(version: str, cuda_major: int) -> List[str]:
     """cuDNN with its headers: 9.8.0.87 for CUDA 12 is libcudnn9-cuda-12 and libcudnn9-dev-cuda-12."""
     major = version.split(".")[0]
     return [
-        "libcudnn%s-cuda-%d=%s-1" % (major, cuda_major, version),
-        "libcudnn%s-dev-cuda-%d=%s-1" % (major, cuda_major, version),
+        f"libcudnn{major}-cuda-{cuda_major}={version}-1",
+        f"libcudnn{major}-dev-cuda-{cuda_major}={version}-1",
     ]

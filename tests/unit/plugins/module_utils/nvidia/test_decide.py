@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.decide import Found, Gpu, Request, decide
 
-H100 = Gpu("2330", "hopper")
-V100 = Gpu("1db5", "volta")
-B200 = Gpu("2901", "blackwell")
+H100 = Gpu("2330", "Hopper")
+V100 = Gpu("1db5", "Volta")
+B200 = Gpu("2901", "Blackwell")
 UNKNOWN = Gpu("3fff", "")
 
 
@@ -30,15 +31,19 @@ def test_no_gpu_is_a_skip_with_the_reason():
 )
 def test_every_supported_combination(distribution, branch, generation):
     answer = plan(distribution.os_id, distribution.version, Request(branch=branch), [Gpu("0000", generation)])
-    old = generation in ("maxwell", "pascal", "volta")
+    old = generation in ("Kepler", "Maxwell", "Pascal", "Volta")
+    if generation == "Kepler":
+        assert answer.action == "refuse"
+        assert "cannot run the stack" in answer.problems[0]
+        return
     if old and branch > 580:
         assert answer.action == "refuse"
         assert "set driver_branch: 580" in answer.problems[0]
         return
     assert answer.action == "install"
     assert answer.kernel_modules == ("proprietary" if old else "open")
-    assert answer.repository == "%s/%s/x86_64/" % (tables.REPOSITORY_BASE, distribution.folder)
-    assert answer.pinning == "nvidia-driver-pinning-%d" % branch
+    assert answer.repository == f"{tables.REPOSITORY_BASE}/{distribution.folder}/x86_64/"
+    assert answer.pinning == f"nvidia-driver-pinning-{branch}"
     suffixed = any(str(branch) in name for name in answer.packages)
     assert suffixed is (distribution.os_id == "ubuntu" and branch < 590)
     assert ("open" in " ".join(answer.packages)) is not old
@@ -64,7 +69,7 @@ def test_other_architecture_is_refused():
         (Request(branch=550), [H100], "driver_branch is 550"),
         (Request(version="580.65.06"), [H100], "set driver_branch: 580"),
         (Request(version="570.86.10"), [H100], "needs 570.124.06 or newer"),
-        (Request(kernel_modules="open"), [V100], "do not run volta"),
+        (Request(kernel_modules="open"), [V100], "do not run Volta"),
         (Request(kernel_modules="proprietary"), [B200], "only with the open kernel modules"),
         (Request(), [V100, B200], "no driver runs both"),
     ],

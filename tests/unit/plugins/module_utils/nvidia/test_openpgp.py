@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import openpgp
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "nvidia"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
 
 
@@ -80,21 +81,20 @@ def test_upstream_version(version, expected):
 @pytest.mark.parametrize(
     ("device_id", "generation"),
     [
-        ("17fd", "maxwell"),  # Tesla M40
-        ("15f8", "pascal"),  # Tesla P100
-        ("1b38", "pascal"),  # Tesla P40
-        ("1db5", "volta"),  # V100
-        ("1eb8", "turing"),  # T4
-        ("2184", "turing"),  # GTX 1660
-        ("20b2", "ampere"),  # A100
-        ("2236", "ampere"),  # A10
-        ("2330", "hopper"),  # H100
-        ("2335", "hopper"),  # H200
-        ("2684", "ada"),  # RTX 4090
-        ("26b9", "ada"),  # L40S
-        ("2901", "blackwell"),  # B200
-        ("2b85", "blackwell"),  # RTX 5090
-        ("22a3", ""),  # an NVSwitch is no GPU
+        ("17fd", "Maxwell"),  # Tesla M40
+        ("15f8", "Pascal"),  # Tesla P100
+        ("1b38", "Pascal"),  # Tesla P40
+        ("1db5", "Volta"),  # V100
+        ("1eb8", "Turing"),  # T4
+        ("2184", "Turing"),  # GTX 1660
+        ("20b2", "Ampere"),  # A100
+        ("2236", "Ampere"),  # A10
+        ("2330", "Hopper"),  # H100
+        ("2335", "Hopper"),  # H200
+        ("2684", "Ada Lovelace"),  # RTX 4090
+        ("26b9", "Ada Lovelace"),  # L40S
+        ("2901", "Blackwell"),  # B200
+        ("2b85", "Blackwell"),  # RTX 5090
         ("ffff", ""),
     ],
 )
