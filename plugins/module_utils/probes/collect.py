@@ -1,0 +1,146 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""All probes together: one dictionary of facts, of which absence is a part."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+
+from . import cuda, dists, driver, elf, fatbin, gpus, libraries, nvml, packages, system
+
+# The extensions whose device code is read: distribution, and the folders and files of it that hold extensions.
+EXTENSIONS: Dict[str, Sequence[str]] = {
+    "flash-attn": ("flash_attn_2_cuda",),
+    "transformer-engine-cu12": ("transformer_engine/libtransformer_engine", "transformer_engine/wheel_lib/libtransformer_engine"),
+    "transformer-engine-torch": ("transformer_engine_torch", "transformer_engine/wheel_lib/transformer_engine_torch"),
+    "sgl-kernel": ("sgl_kernel/common_ops", "sgl_kernel/flash_ops"),
+    "apex": ("amp_C", "fused_layer_norm_cuda", "fused_weight_gradient_mlp_cuda"),
+}
+
+NvmlProbe = Callable[[], Dict[str, Any]]
+
+
+def extension_files(site_packages: Sequence[str], stems: Sequence[str]) -> List[str]:
+    """The shared libraries whose name begins with one of the stems."""
+    found: List[str] = []
+    for site in site_packages:
+        for stem in stems:
+            folder = os.path.join(site, os.path.dirname(stem))
+            prefix = os.path.basename(stem)
+            try:
+                names = sorted(os.listdir(folder))
+            except OSError:
+                continue
+            found.extend(os.path.join(folder, name) for name in names if name.startswith(prefix + ".") and ".so" in name)
+    return found
+
+
+def extension(paths: Sequence[str]) -> Dict[str, Any]:
+    """Architectures, C++ ABI and problems of one package's extensions."""
+    parts: List[fatbin.Architectures] = []
+    abis: List[bool] = []
+    problems: List[str] = []
+    for path in paths:
+        try:
+            parts.append(fatbin.read(path))
+            with elf.ElfFile(path) as file:
+                abi = file.cxx11_abi()
+            if abi is not None:
+                abis.append(abi)
+        except (OSError, elf.ElfError) as error:
+            problems.append(str(error))
+    every = fatbin.merged(parts)
+    return {
+        "files": list(paths),
+        "architectures": fatbin.as_dict(every),
+        "per_file": [fatbin.as_dict(part) for part in parts if part],
+        "cxx11_abi": None if not abis else all(abis),
+        "problems": problems,
+    }
+
+
+def gpu_facts(root: str = "/", ask: Optional[NvmlProbe] = nvml.probe, dpkg: Optional[packages.Dpkg] = None) -> Dict[str, Any]:
+    """GPUs by PCI, completed by NVML where a driver is loaded."""
+    found = gpus.scan(root)
+    state = driver.probe(root, dpkg=packages.read(root) if dpkg is None else dpkg)
+    answer: Optional[Dict[str, Any]] = None
+    if ask is not None and state is not None and (state["loaded"] or state["device_nodes"]):
+        answer = ask()
+        _merge(found["gpus"], answer["gpus"])
+    return {
+        "gpus": found["gpus"],
+        "nvswitches": found["nvswitches"],
+        "driver": state,
+        "nvml": None if answer is None else {key: value for key, value in answer.items() if key != "gpus"},
+        "reason": _reason(found, state, answer),
+    }
+
+
+def _merge(by_pci: List[Dict[str, Any]], by_nvml: Sequence[Mapping[str, Any]]) -> None:
+    known = {gpu["pci"]: gpu for gpu in by_pci}
+    for entry in by_nvml:
+        gpu = known.get(str(entry.get("pci")))
+        if gpu is None:
+            if "error" in entry or not entry.get("pci"):
+                continue
+            gpu = {"pci": entry["pci"], "generation": None, "bound_to": "nvidia", "numa_node": None}
+            by_pci.append(gpu)
+        gpu.update({key: value for key, value in entry.items() if value is not None})
+        if gpu.get("compute_capability") and not gpu.get("generation"):
+            gpu["generation"] = gpus.generation_of_capability(str(gpu["compute_capability"]))
+
+
+def _reason(found: Mapping[str, Any], state: Optional[Mapping[str, Any]], answer: Optional[Mapping[str, Any]]) -> Optional[str]:
+    """Why GPUs or their details are missing; None where nothing is."""
+    if not found["gpus"]:
+        return "no NVIDIA GPU on the PCI bus" if found["pci"] else "no NVIDIA GPU: /sys/bus/pci is not readable here"
+    if state is None:
+        return "no NVIDIA driver is installed"
+    if answer is None:
+        return "the NVIDIA driver is not loaded" if not (state["loaded"] or state["device_nodes"]) else None
+    error = answer.get("error")
+    return str(error) if error else None
+
+
+def facts(
+    root: str = "/",
+    prefix: Optional[str] = None,
+    cuda_home: Optional[str] = None,
+    ld_library_path: str = "",
+    ask: Optional[NvmlProbe] = nvml.probe,
+) -> Dict[str, Any]:
+    """Everything. `prefix` is the folder of the Python environment."""
+    environment = dists.environment(prefix) if prefix else None
+    site_packages = environment.site_packages if environment else []
+    listing = dists.list_dists(site_packages)
+    dpkg = packages.read(root)
+    gpu = gpu_facts(root, ask, dpkg)
+    homes = cuda.homes(root, [cuda_home] if cuda_home else [])
+    return {
+        "python": None
+        if environment is None
+        else {"prefix": environment.prefix, "version": environment.python_version, "site_packages": site_packages},
+        "packages": {name: dist.version for name, dist in sorted(listing.dists.items())},
+        "duplicates": {name: [dist.version for dist in found] for name, found in sorted(listing.duplicates.items())},
+        "leftovers": listing.leftovers,
+        "broken": [dist.path for dist in listing.broken],
+        "torch": dists.torch_build(site_packages),
+        "commits": {name: dists.commit(listing.dists[name]) for name in ("apex", "megatron-core", "verl") if name in listing.dists},
+        "cuda": {"home": cuda_home, "homes": homes},
+        "cudnn": [copy._asdict() for copy in libraries.copies(libraries.CUDNN, root, site_packages, cuda_home, ld_library_path)],
+        "nccl": [copy._asdict() for copy in libraries.copies(libraries.NCCL, root, site_packages, cuda_home, ld_library_path)],
+        "extensions": {
+            name: extension(extension_files(site_packages, stems)) for name, stems in EXTENSIONS.items() if name in listing.dists
+        },
+        "gpus": gpu["gpus"],
+        "nvswitches": gpu["nvswitches"],
+        "driver": gpu["driver"],
+        "nvml": gpu["nvml"],
+        "gpu_reason": gpu["reason"],
+        "system": system.probe(root),
+        "system_packages": {name: entry.version for name, entry in sorted(dpkg.items()) if entry.installed},
+        "held": sorted(name for name, entry in dpkg.items() if entry.held),
+        "half_installed": sorted(name for name, entry in dpkg.items() if entry.half),
+        "apt_sources": packages.sources(root),
+    }

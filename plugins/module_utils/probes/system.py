@@ -1,0 +1,144 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""The operating system, as far as the stack depends on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+from typing import Any, Dict, List, Optional
+
+from . import files
+
+_EFIVARS = "sys/firmware/efi/efivars"
+_SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+
+
+def os_release(root: str = "/") -> Dict[str, Optional[str]]:
+    """id, version and name of the distribution."""
+    content = files.text(os.path.join(root, "etc/os-release")) or files.text(os.path.join(root, "usr/lib/os-release")) or ""
+    values = {
+        match.group(1): match.group(2).strip().strip("\"'") for match in re.finditer(r"^([A-Z_]+)=(.*)$", content, re.M)
+    }
+    return {"id": values.get("ID"), "version": values.get("VERSION_ID"), "name": values.get("PRETTY_NAME")}
+
+
+def glibc() -> Optional[str]:
+    """The version of the C library that this process runs with."""
+    try:
+        text = os.confstr("CS_GNU_LIBC_VERSION")
+    except (ValueError, OSError):
+        return None
+    match = re.match(r"glibc (\d+\.\d+)", text or "")
+    return match.group(1) if match else None
+
+
+def secure_boot(root: str = "/") -> Optional[bool]:
+    """Whether Secure Boot is on; None on a machine without EFI variables."""
+    try:
+        with open(os.path.join(root, _EFIVARS, _SECURE_BOOT), "rb") as stream:
+            content = stream.read(8)
+    except OSError:
+        return None
+    # four bytes of attributes, then the value
+    return content[4] == 1 if len(content) >= 5 else None
+
+
+def pending_reboot(root: str = "/") -> Dict[str, Any]:
+    """Whether the system asks for a reboot, and because of which packages."""
+    for folder in ("run", "var/run"):
+        marker = os.path.join(root, folder, "reboot-required")
+        if os.path.exists(marker):
+            names = (files.text(marker + ".pkgs") or "").split()
+            return {"required": True, "packages": sorted(set(names)), "source": marker}
+    return {"required": False, "packages": [], "source": None}
+
+
+def dkms(root: str = "/") -> List[Dict[str, str]]:
+    """NVIDIA's modules known to DKMS: [{"module", "version", "kernel", "state"}] with state built or added, from its tree."""
+    base = os.path.join(root, "var/lib/dkms")
+    found: List[Dict[str, str]] = []
+    for module in files.names(base):
+        if not module.startswith("nvidia"):
+            continue
+        for version in files.names(os.path.join(base, module)):
+            tree = os.path.join(base, module, version)
+            if version.startswith(("kernel-", "original_module")) or not os.path.isdir(tree):
+                continue
+            kernels = [
+                name
+                for name in files.names(tree)
+                if re.match(r"\d+\.\d+", name) and any(_has_module(os.path.join(tree, name, arch)) for arch in files.names(os.path.join(tree, name)))
+            ]
+            for kernel in kernels:
+                found.append({"module": module, "version": version, "kernel": kernel, "state": "built"})
+            if os.path.exists(os.path.join(tree, "build", "make.log")):
+                found.append({"module": module, "version": version, "kernel": "", "state": "failed"})
+            elif not kernels:
+                found.append({"module": module, "version": version, "kernel": "", "state": "added"})
+    return found
+
+
+def _has_module(folder: str) -> bool:
+    return any(".ko" in name for name in files.names(os.path.join(folder, "module")))
+
+
+def shared_memory(root: str = "/") -> Optional[int]:
+    """The size of /dev/shm in megabytes."""
+    try:
+        status = os.statvfs(os.path.join(root, "dev/shm"))
+    except OSError:
+        return None
+    return status.f_frsize * status.f_blocks // (1024 * 1024)
+
+
+def limits() -> Dict[str, Optional[int]]:
+    """Soft limits of this process; None is unlimited."""
+    names = {"nofile": resource.RLIMIT_NOFILE, "memlock": resource.RLIMIT_MEMLOCK}
+    found: Dict[str, Optional[int]] = {}
+    for name, kind in names.items():
+        soft = resource.getrlimit(kind)[0]
+        found[name] = None if soft == resource.RLIM_INFINITY else soft
+    return found
+
+
+def fabric_manager(root: str = "/") -> Dict[str, Any]:
+    """Whether the fabric manager's program is there, and whether it runs."""
+    program = next(
+        (path for path in ("usr/bin/nv-fabricmanager", "usr/local/bin/nv-fabricmanager") if os.path.exists(os.path.join(root, path))), None
+    )
+    running = program is not None and _process_runs(root, "nv-fabricmanager")
+    return {"program": "/" + program if program else None, "running": running}
+
+
+def _process_runs(root: str, name: str) -> bool:
+    """Whether a process of this name (its first 15 letters, as the kernel keeps them) is there."""
+    base = os.path.join(root, "proc")
+    return any(files.line(os.path.join(base, pid, "comm")) == name[:15] for pid in files.names(base) if pid.isdigit())
+
+
+def container_toolkit(root: str = "/") -> Dict[str, Any]:
+    """nvidia-container-toolkit's program, and whether Docker is told of its runtime."""
+    program = next((path for path in ("usr/bin/nvidia-ctk", "usr/local/bin/nvidia-ctk") if os.path.exists(os.path.join(root, path))), None)
+    daemon = os.path.join(root, "etc/docker/daemon.json")
+    configured = "nvidia" in (files.text(daemon) or "")
+    return {"program": "/" + program if program else None, "docker": configured}
+
+
+def probe(root: str = "/") -> Dict[str, Any]:
+    return {
+        "os": os_release(root),
+        "architecture": platform.machine(),
+        "kernel": os.uname().release,
+        "glibc": glibc(),
+        "secure_boot": secure_boot(root),
+        "pending_reboot": pending_reboot(root),
+        "dkms": dkms(root),
+        "shm_mb": shared_memory(root),
+        "limits": limits(),
+        "fabric_manager": fabric_manager(root),
+        "container_toolkit": container_toolkit(root),
+        "modules": [name for name in ("nvidia", "nvidia_uvm", "nvidia_peermem", "nouveau") if os.path.isdir(os.path.join(root, "sys/module", name))],
+    }
