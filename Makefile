@@ -64,7 +64,7 @@ docker: ## install and start docker and make the base image of the tests
 
 .PHONY: molecule
 molecule: venv-dev tree docker ## every molecule scenario of CI
-	@bash tests/ci/scenarios.sh
+	@python3 tests/ci/scenarios.py $(SCENARIOS)
 
 .PHONY: scenario
 scenario: venv-dev tree docker ## one molecule scenario: SCENARIO=name [STEP=converge]

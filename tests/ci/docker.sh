@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Make docker usable for the tests, and their base image: tests/ci/docker.sh
 # As root on Debian and Ubuntu what is missing is installed and the daemon is started; elsewhere the script says what to do.
 # Everything is asked for first: with a running daemon and a ready image this takes a fraction of a second.

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Run one molecule scenario, or one step of it: tests/ci/scenario.sh name [step] [arguments]
 set -euo pipefail
 

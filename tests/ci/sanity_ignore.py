@@ -1,0 +1,45 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write tests/sanity/ignore-*.txt: the few findings of ansible-test that do not apply to this collection.
+
+    python3 tests/ci/sanity_ignore.py [root of the collection]
+
+* missing-gplv3-license: the collection is Apache-2.0; only ansible-core's own modules must be GPLv3.
+* shebang: programs outside plugins/ are run by people, with the python3 that every system has.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+CORE_VERSIONS = ("2.19", "2.20", "2.21")
+
+
+def entries(root: Path) -> list[str]:
+    found = []
+    for folder in ("modules", "lookup", "filter", "callback", "inventory", "connection", "test", "vars"):
+        for path in sorted((root / "plugins" / folder).glob("*.py")):
+            if path.name != "__init__.py" and "DOCUMENTATION" in path.read_text(encoding="utf-8"):
+                found.append(f"{path.relative_to(root)} validate-modules:missing-gplv3-license")
+    for folder in ("tools", "tests", "molecule", "roles"):
+        for path in sorted((root / folder).rglob("*.py")):
+            with path.open("rb") as file:
+                if file.readline().rstrip() == b"#!/usr/bin/env python3":
+                    found.append(f"{path.relative_to(root)} shebang")
+    return sorted(found)
+
+
+def main() -> None:
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[2]).resolve()
+    folder = root / "tests" / "sanity"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(f"{line}\n" for line in entries(root))
+    for version in CORE_VERSIONS:
+        path = folder / f"ignore-{version}.txt"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
