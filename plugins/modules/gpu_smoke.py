@@ -18,11 +18,15 @@ author: the verl.baremetal authors (@verl-baremetal)
 options:
   release:
     description:
-      - Folder of a release, the one with C(venv/) in it.
-      - Give this or O(python).
+      - Folder of a release, the one with C(venv/) in it. Without it and O(python), the live release below O(root).
     type: path
   python:
-    description: Python interpreter of the environment to test.
+    description: Python interpreter of the environment to test, in place of a release's.
+    type: path
+  root:
+    description:
+      - Folder of the installation, in which C(current) is the live release.
+      - Without it, V(/opt/verl) for root and V(~/verl) for anyone else.
     type: path
   gpu:
     description:
@@ -63,8 +67,9 @@ options:
     type: int
     default: 20250701
   cuda_home:
-    description: CUDA toolkit for packages that compile at their first use (FlashInfer). Its C(bin) comes first on the
-      PATH.
+    description:
+      - CUDA toolkit for packages that compile at their first use (FlashInfer). Its C(bin) comes first on the PATH.
+      - Without it, the folder C(cuda) of the release, where there is one.
     type: path
   environment:
     description: Environment variables of the test, for example E(NCCL_NVLS_ENABLE).
@@ -226,13 +231,25 @@ def problem_with(params: Mapping[str, Any]) -> str:
     return ""
 
 
+def interpreter(params: Mapping[str, Any], uid: int, home: str) -> str:
+    """The Python to test with: the one that is named, or that of the release that is named, or the live one's."""
+    if params["python"]:
+        return str(params["python"])
+    root = params["root"] or ("/opt/verl" if uid == 0 else os.path.join(home, "verl"))
+    return os.path.join(params["release"] or os.path.join(root, "current"), "venv", "bin", "python")
+
+
 def environment(base: Mapping[str, str], params: Mapping[str, Any], python: str) -> Dict[str, str]:
     """The test's environment: the venv's programs first, then the CUDA toolkit's."""
     result = dict(base)
     path = [os.path.dirname(python)]
-    if params["cuda_home"]:
-        result["CUDA_HOME"] = params["cuda_home"]
-        path.append(os.path.join(params["cuda_home"], "bin"))
+    cuda_home = params["cuda_home"]
+    own = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(python))), "cuda")
+    if not cuda_home and os.path.isdir(os.path.join(own, "bin")):
+        cuda_home = own
+    if cuda_home:
+        result["CUDA_HOME"] = cuda_home
+        path.append(os.path.join(cuda_home, "bin"))
     result["PATH"] = ":".join([*path, result.get("PATH") or "/usr/bin:/bin"])
     for variable in ("PYTHONPATH", "PYTHONHOME"):
         result.pop(variable, None)
@@ -306,6 +323,7 @@ def main() -> None:
         argument_spec={
             "release": {"type": "path"},
             "python": {"type": "path"},
+            "root": {"type": "path"},
             "gpu": {"type": "str", "choices": ["auto", "required", "cpu"], "default": "auto"},
             "checks": {"type": "list", "elements": "str", "default": []},
             "required": {"type": "list", "elements": "str", "default": []},
@@ -317,7 +335,6 @@ def main() -> None:
             "environment": {"type": "dict", "default": {}},
             "policy": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
         },
-        required_one_of=[["release", "python"]],
         mutually_exclusive=[["release", "python"]],
         supports_check_mode=True,
     )
@@ -325,7 +342,7 @@ def main() -> None:
     problem = problem_with(params)
     if problem:
         module.fail_json(msg=problem)
-    python = params["python"] or os.path.join(params["release"], "venv", "bin", "python")
+    python = interpreter(params, os.geteuid(), os.path.expanduser("~"))
     if params["gpu"] == "auto" and not gpu_smoke.visible_gpu_nodes():
         report = nothing_to_run(
             "no NVIDIA GPU with a loaded driver is here: no /dev/nvidia0 and no /proc/driver/nvidia"
