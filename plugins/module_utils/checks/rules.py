@@ -206,15 +206,19 @@ def extension_abi(context: Context) -> List[Check]:
 
 
 def flashinfer_build(context: Context) -> List[Check]:
-    """flashinfer-python is a source package that records the Torch it was built with."""
-    meta = context.facts.get("flashinfer") or {}
+    """flashinfer-python is a source package that records the Torch (2.7) and the CUDA it was built with."""
+    meta = context.facts["flashinfer"]
     built, installed = meta.get("torch"), context.packages.get("torch")
     if not built or not installed:
         return []
-    check = Check("flashinfer_torch", "FlashInfer built with Torch", OK, installed, built, str(meta["source"]))
-    if pep440.same_public(built, installed):
-        return [check]
-    return [check._replace(status=MISMATCH, remedy="build flashinfer-python without isolation against the installed Torch")]
+    check = Check("flashinfer_torch", "FlashInfer built with Torch", OK, installed, str(built), str(meta["source"]))
+    remedy = "build flashinfer-python without isolation against the installed Torch, with no other CUDA on PATH"
+    if installed.split("+")[0].split(".")[: len(str(built).split("."))] != str(built).split("+")[0].split("."):
+        return [check._replace(status=MISMATCH, remedy=remedy)]
+    torch_cuda = str(context.facts["torch"].get("cuda") or "")
+    if meta.get("cuda_major") and torch_cuda and str(meta["cuda_major"]) != torch_cuda.split(".")[0]:
+        return [check._replace(status=WARNING, found=f"{built}, CUDA {meta['cuda_major']}", remedy=remedy)]
+    return [check]
 
 
 def same_versions(context: Context) -> List[Check]:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-from . import cuda, dists, driver, elf, fatbin, gpus, libraries, nvml, packages, system
+from . import cuda, dists, driver, elf, fatbin, files, gpus, libraries, nvml, packages, system
 
 # The extensions whose device code is read: distribution, and the folders and files of it that hold extensions.
 EXTENSIONS: Dict[str, Sequence[str]] = {
@@ -19,6 +21,22 @@ EXTENSIONS: Dict[str, Sequence[str]] = {
 }
 
 NvmlProbe = Callable[[], Dict[str, Any]]
+
+
+def flashinfer_build(site_packages: Sequence[str]) -> Dict[str, Any]:
+    """What flashinfer/_build_meta.py says: the Torch and CUDA that the package was built with."""
+    for site in site_packages:
+        path = os.path.join(site, "flashinfer", "_build_meta.py")
+        content = files.text(path)
+        if content is None:
+            continue
+        match = re.search(r"^build_meta\s*=\s*(\{.*\})\s*$", content, re.M)
+        try:
+            meta = ast.literal_eval(match.group(1)) if match else {}
+        except (ValueError, SyntaxError):
+            meta = {}
+        return {"source": path, "torch": meta.get("torch"), "cuda_major": meta.get("cuda_major")}
+    return {}
 
 
 def extension_files(site_packages: Sequence[str], stems: Sequence[str]) -> List[str]:
@@ -126,6 +144,7 @@ def facts(
         "leftovers": listing.leftovers,
         "broken": [dist.path for dist in listing.broken],
         "torch": dists.torch_build(site_packages),
+        "flashinfer": flashinfer_build(site_packages),
         "commits": {name: dists.commit(listing.dists[name]) for name in ("apex", "megatron-core", "verl") if name in listing.dists},
         "cuda": {"home": cuda_home, "homes": homes},
         "cudnn": [copy._asdict() for copy in libraries.copies(libraries.CUDNN, root, site_packages, cuda_home, ld_library_path)],
