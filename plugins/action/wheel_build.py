@@ -1,0 +1,248 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""Controller side of the module wheel_build: looks through the caches, lets one host build, shows how far it is, hands the wheel on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import cache, source
+from ansible_collections.verl.baremetal.plugins.plugin_utils.wheel_lease import Lease, group
+
+MODULE = "verl.baremetal.wheel_build"
+CONTROLLER = "~/.cache/verl-baremetal/wheels"
+POLL = 10.0  # seconds that the module waits on the host in one call
+SAY = 13.0  # seconds between two lines of progress
+NOBODY = 90.0  # seconds that a host without a compiler waits for one that has it
+RESTARTS = 3
+
+
+class ActionModule(ActionBase):
+    """Has a wheel on the host: from its cache, the controller's, a URL, or built."""
+
+    TRANSFERS_FILES = True
+
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Look, build where nobody has it, hand on."""
+        self.vars = task_vars or {}
+        result = super().run(tmp, self.vars)
+        self.arguments = {name: value for name, value in self._task.args.items() if name not in ("step", "seconds", "key", "incoming", "entry")}
+        self.host = str(self.vars.get("inventory_hostname", "host"))
+        self.said = 0.0
+        folder = self.arguments.get("cache_controller", CONTROLLER)
+        self.controller = os.path.expanduser(str(folder)) if folder else ""
+        self.url = str(self.arguments.get("cache_url") or "")
+        build = self._flag("build", True)
+        try:
+            facts = self._call("inspect")
+            parts, damaged = facts["parts"], list(facts["damaged"])
+            for problem in damaged:
+                self._say("%s: it is put aside" % problem, always=True)
+            answer = self._answer(facts)
+            if facts["wheel"]:
+                if self.controller and not self._task.check_mode:
+                    self._bring(facts["wheel"], facts["entry"])
+                return self._finish(result, answer, facts["wheel"], facts["entry"], "host", False, damaged)
+            if self._task.check_mode:
+                result.update(answer, changed=True, wheel="", origin="built", damaged=damaged)
+                return result
+            return self._obtain(result, answer, facts, parts, damaged, build)
+        except _Failed as failure:
+            result.update(failure.result)
+            return result
+
+    # -- the way of a wheel --------------------------------------------------------------------------------------------
+
+    def _obtain(
+        self,
+        result: dict[str, t.Any],
+        answer: dict[str, t.Any],
+        facts: dict[str, t.Any],
+        parts: dict[str, t.Any],
+        damaged: list[str],
+        build: bool,
+    ) -> dict[str, t.Any]:
+        """From the controller or a URL, otherwise built by whoever holds the lease."""
+        refusal = facts["refusal"] if build else facts["refusal"] or "building is switched off (build: false)"
+        background = self._flag("background", False)
+        if not self.controller:
+            if refusal:
+                raise _Failed({"failed": True, "msg": self._nobody(refusal)})
+            wheel, entry = self._build(facts["key"], None, background)
+            return self._finish(result, answer, wheel, entry, "built" if wheel else "building", True, damaged)
+        lease = Lease(self.controller, group(parts), self.host, os.getppid())
+        while True:
+            found, problems = self._look(parts)
+            damaged += problems
+            if found is not None:
+                taken = self._give(found[0])
+                return self._finish(result, answer, taken["wheel"], taken["entry"], found[1], True, damaged)
+            holder = lease.acquire() if not refusal else lease.read()
+            if not refusal and holder is None:
+                # Another host may have finished between the look and the lease.
+                if self._look(parts)[0] is None:
+                    break
+                lease.release()
+                continue
+            if background:
+                result.update(answer, changed=False, wheel="", origin="building", damaged=damaged)
+                return result
+            if refusal and holder is None and time.time() - lease.waiting_since > NOBODY:
+                raise _Failed({"failed": True, "msg": self._nobody(refusal)})
+            if holder is not None:
+                self._say("waiting for the wheel that %s builds" % holder.get("holder"))
+            time.sleep(1.0)
+        finished = False
+        try:
+            wheel, entry = self._build(facts["key"], lease, background)
+            finished = not background or bool(wheel)
+            if wheel:
+                self._bring(wheel, entry)
+            return self._finish(result, answer, wheel, entry, "built" if wheel else "building", True, damaged)
+        except BaseException:
+            finished = True
+            raise
+        finally:
+            if finished:
+                lease.release()
+
+    def _look(self, parts: dict[str, t.Any]) -> tuple[tuple[cache.Found, str] | None, list[str]]:
+        """The controller's cache, then the URL."""
+        found, damaged = cache.lookup(self.controller, parts)
+        origin = "controller"
+        if found is None and self.url:
+            found, problems = cache.from_place(self.url, self.controller, parts, self._client())
+            damaged += problems
+            origin = "url"
+        for problem in damaged:
+            self._say("%s: it is not used" % problem)
+        return ((found, origin) if found is not None else None), damaged
+
+    def _client(self) -> source.Client:
+        return source.Client(ca_file=os.environ.get("SSL_CERT_FILE", ""), proxy=str(self.arguments.get("proxy") or ""))
+
+    def _build(self, short: str, lease: Lease | None, background: bool) -> tuple[str, dict[str, t.Any]]:
+        """Build on the host; the wheel and its entry, or an empty path while it goes on in the background."""
+        restarts = 0
+        self._call("start")
+        while True:
+            if background:
+                return "", {}
+            state = self._call("wait", seconds=POLL, key=short)
+            if lease is not None:
+                lease.beat()
+            if not state["ended"]:
+                self._say(state["text"])
+                continue
+            done = state["result"]
+            if done is None:
+                restarts += 1
+                if restarts > RESTARTS:
+                    raise _Failed({"failed": True, "msg": "The builder of %s ended %d times without a word; its log lies in the build folder." % (self._name(), restarts)})
+                self._say("the builder was interrupted; going on with what it left", always=True)
+                self._call("start")
+                continue
+            if not done["ok"]:
+                raise _Failed({"failed": True, "msg": done["message"]})
+            built = done["entry"]["built"]
+            self._say("built in %.0f s, %d units, peak %d MB" % (built["seconds"], built["units"], built["peak_mb"]), always=True)
+            return done["wheel"], done["entry"]
+
+    def _bring(self, wheel: str, entry: dict[str, t.Any]) -> None:
+        """From the host into the controller's cache, where it is not yet; sha256 checked."""
+        present = os.path.join(self.controller, entry["wheel"])
+        if os.path.exists(present + ".json") and cache.verify(present, entry) is None:
+            return
+        os.makedirs(self.controller, exist_ok=True)
+        target = os.path.join(self.controller, ".%s.%d.incoming" % (entry["key"], os.getpid()))
+        try:
+            self._connection.fetch_file(wheel, target)
+            cache.store(self.controller, target, entry, move=True)
+        except (AnsibleError, cache.CacheError, OSError) as error:
+            raise AnsibleActionFail("The wheel %s could not be brought to the controller: %s" % (wheel, error)) from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(target)
+
+    def _give(self, found: cache.Found) -> dict[str, t.Any]:
+        """From the controller's cache to the host's; sha256 checked there."""
+        folder = self._make_tmp_path()
+        try:
+            remote = self._connection._shell.join_path(folder, found.entry["wheel"])
+            self._transfer_file(found.path, remote)
+            self._fixup_perms2((folder, remote))
+            return self._call("take", incoming=remote, entry=found.entry)
+        finally:
+            self._remove_tmp_path(folder)
+
+    # -- small things --------------------------------------------------------------------------------------------------
+
+    def _call(self, step: str, **more: t.Any) -> dict[str, t.Any]:
+        """Run the module on the host; its result, or the end."""
+        answer = self._execute_module(
+            module_name=MODULE, module_args=dict(self.arguments, step=step, **more), task_vars=self.vars
+        )
+        if answer.get("failed") or answer.get("unreachable"):
+            raise _Failed(answer)
+        return t.cast("dict[str, t.Any]", answer)
+
+    def _flag(self, name: str, default: bool) -> bool:
+        value = self.arguments.get(name, default)
+        return value if isinstance(value, bool) else str(value).lower() in ("1", "yes", "true", "on", "y", "t")
+
+    def _name(self) -> str:
+        return "%s %s" % (self.arguments.get("name"), self.arguments.get("version"))
+
+    def _nobody(self, refusal: str) -> str:
+        where = "the host's cache%s%s" % (
+            ", the controller's (%s)" % self.controller if self.controller else "",
+            " and %s" % source.without_password(self.url) if self.url else "",
+        )
+        return (
+            "No wheel of %s that serves this host is in %s, and none can be built here: %s. "
+            "Build it on a host with a compiler (playbooks/wheels.yml), or let such a host take part in the play." % (self._name(), where, refusal)
+        )
+
+    def _say(self, text: str, always: bool = False) -> None:
+        """A line on the terminal, not more often than SAY."""
+        now = time.time()
+        if always or now - self.said >= SAY:
+            self.said = now
+            self._display.display("[%s] %s: %s" % (self.host, self._name(), text))
+
+    def _answer(self, facts: dict[str, t.Any]) -> dict[str, t.Any]:
+        return {"key": facts["key"], "refusal": facts["refusal"]}
+
+    def _finish(
+        self,
+        result: dict[str, t.Any],
+        answer: dict[str, t.Any],
+        wheel: str,
+        entry: dict[str, t.Any],
+        origin: str,
+        changed: bool,
+        damaged: list[str],
+    ) -> dict[str, t.Any]:
+        result.update(answer, changed=changed, wheel=wheel, origin=origin, damaged=damaged)
+        if wheel:
+            result.update(
+                key=entry["key"],
+                sha256=entry["sha256"],
+                entry=entry,
+                requirement="%s==%s --hash=sha256:%s" % (self.arguments["name"], entry["version"], entry["sha256"]),
+            )
+        return result
+
+
+class _Failed(Exception):
+    """The module failed on the host: its result is the task's."""
+
+    def __init__(self, result: dict[str, t.Any]) -> None:
+        super().__init__(result.get("msg", ""))
+        self.result = result
