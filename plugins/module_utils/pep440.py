@@ -41,7 +41,9 @@ class Version:
         match = _SHAPE.fullmatch(text.strip())
         if match is None:
             raise InvalidVersion(f"{text!r} is not a version (example: 2.8.0.post2)")
-        epoch, release, pre_word, pre_number, dash_post, post_word, post_number, dev_word, dev_number, local = match.groups()
+        epoch, release, pre_word, pre_number, dash_post, post_word, post_number, dev_word, dev_number, local = (
+            match.groups()
+        )
         self.epoch = int(epoch or 0)
         self.release: Tuple[int, ...] = tuple(int(part) for part in release.split("."))
         self.pre: Optional[Tuple[int, int]] = (_PRE[pre_word.lower()], int(pre_number or 0)) if pre_word else None
@@ -85,7 +87,7 @@ class Version:
         local: Tuple[LocalPart, ...] = ()
         if self.local is not None:
             local = tuple((1, int(part)) if part.isdigit() else (0, part) for part in self.local.split("."))
-        return self.public_key[:5] + (local,)
+        return (*self.public_key[:5], local)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Version) and self.key == other.key

@@ -182,10 +182,7 @@ def evaluate_marker(marker: str, environment: Mapping[str, str], extras: Iterabl
     """Whether the marker holds, without an extra or with one of `extras`."""
     if not marker.strip():
         return True
-    for extra in ("", *extras):
-        if _Marker(marker, {**environment, "extra": extra}).evaluate():
-            return True
-    return False
+    return any(_Marker(marker, {**environment, "extra": extra}).evaluate() for extra in ("", *extras))
 
 
 def marker_environment(python_full_version: str, platform: Optional[Mapping[str, str]] = None) -> Dict[str, str]:

@@ -131,9 +131,9 @@ reason:
   sample: no NVIDIA GPU on the PCI bus
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect, nvml  # noqa: E402
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect, nvml
 
 
 def main() -> None:

@@ -173,7 +173,7 @@ gpu_reason:
   type: str
   sample: no NVIDIA GPU on the PCI bus
 system:
-  description: Operating system, kernel, glibc, Secure Boot, DKMS, pending reboot, fabric manager, container toolkit, limits.
+  description: Operating system, kernel, glibc, Secure Boot, DKMS, pending reboot, fabric manager, limits.
   returned: always
   type: dict
   sample:
@@ -209,12 +209,12 @@ apt_sources:
       uri: https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64/
 """
 
-import os  # noqa: E402
+import os
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate  # noqa: E402
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect, nvml  # noqa: E402
+from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect, nvml
 
 
 def main() -> None:

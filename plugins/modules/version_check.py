@@ -162,19 +162,19 @@ table:
   returned: always
   type: str
 fingerprint:
-  description: Digest of versions and verdicts, the same on hosts that are the same; what changes by the moment is left out.
+  description: Digest of versions and verdicts, the same on hosts that are alike.
   returned: always
   type: str
   sample: 5f2b1a7c0c7d4c0f8f0e5c6f2b1a7c0c7d4c0f8f0e5c6f2b1a7c0c7d4c0f8f0e
 """
 
-import os  # noqa: E402
-from typing import Any, Dict, Mapping  # noqa: E402
+import os
+from typing import Any, Dict, Mapping
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate, model, table  # noqa: E402
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import nvml  # noqa: E402
+from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate, model, table
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import nvml
 
 ARGUMENTS: Dict[str, Any] = {
     "release": {"type": "path"},

@@ -39,16 +39,24 @@ def load_manifest(release: str) -> Dict[str, Any]:
         with open(path, encoding="utf-8") as stream:
             value = json.load(stream)
     except FileNotFoundError:
-        raise Unusable(f"{path} does not exist: {release} is no release; run the site playbook, or give stack and python") from None
+        raise Unusable(
+            f"{path} does not exist: {release} is no release; run the site playbook, or give stack and python"
+        ) from None
     except OSError as error:
         raise Unusable(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise Unusable(f"{path} is not JSON ({error}): the release is damaged; run the site playbook, or roll back") from error
+        raise Unusable(
+            f"{path} is not JSON ({error}): the release is damaged; run the site playbook, or roll back"
+        ) from error
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
-        raise Unusable(f"{path} has the schema {found}, this version reads {SCHEMA}: use the collection that made the release")
+        raise Unusable(
+            f"{path} has the schema {found}, this version reads {SCHEMA}: use the collection that made the release"
+        )
     if not isinstance(value.get("definition"), dict):
-        raise Unusable(f"{path} has no definition of its stack: the release is damaged; run the site playbook, or roll back")
+        raise Unusable(
+            f"{path} has no definition of its stack: the release is damaged; run the site playbook, or roll back"
+        )
     return value
 
 
@@ -68,7 +76,7 @@ def subject_of_release(release: str, cuda_home: Optional[str] = None) -> Subject
 
 
 def subject_of_folder(release: str) -> Subject:
-    """As `subject_of_release`, for a folder whose manifest may be missing or damaged: then its parts are where they belong."""
+    """As `subject_of_release`; without a readable manifest the parts are where a release has them."""
     try:
         return subject_of_release(release)
     except Unusable:
@@ -76,7 +84,9 @@ def subject_of_folder(release: str) -> Subject:
         return Subject({}, os.path.join(release, "venv"), own if os.path.isdir(own) else None, {}, {}, {})
 
 
-def gather(subject: Subject, root: str = "/", ld_library_path: str = "", nvml: Optional[collect.NvmlProbe] = None) -> rules.Context:
+def gather(
+    subject: Subject, root: str = "/", ld_library_path: str = "", nvml: Optional[collect.NvmlProbe] = None
+) -> rules.Context:
     """The facts of the host, with what the rules need of every package's metadata."""
     facts = collect.facts(root, subject.prefix, subject.cuda_home, ld_library_path, nvml)
     site_packages = facts["python"]["site_packages"] if facts["python"] else []
@@ -87,7 +97,9 @@ def gather(subject: Subject, root: str = "/", ld_library_path: str = "", nvml: O
         dist = listing.dists.get(record.normalise(name))
         if dist is not None and entry.get("record_sha256"):
             records[dist.name] = record.record_sha256(record.Distribution(dist.name, dist.version, dist.path))
-    return rules.Context(subject.definition, facts, subject.variants, subject.skipped, subject.locked, requires, records)
+    return rules.Context(
+        subject.definition, facts, subject.variants, subject.skipped, subject.locked, requires, records
+    )
 
 
 def checks(context: rules.Context) -> List[Check]:
@@ -113,4 +125,14 @@ def integrity(context: rules.Context, mode: str) -> List[Check]:
         return [Check("integrity", title, OK, expected, found, folders[0])]
     words = [f"{problem.name}: {problem.kind} {problem.path}".strip() for problem in report.problems]
     remedy = "run the site playbook: it builds the release again; or roll back to the one before"
-    return [Check("integrity", title, MISMATCH, expected, f"{len(report.problems)} wrong: {rules.names(words)}", folders[0], remedy)]
+    return [
+        Check(
+            "integrity",
+            title,
+            MISMATCH,
+            expected,
+            f"{len(report.problems)} wrong: {rules.names(words)}",
+            folders[0],
+            remedy,
+        )
+    ]

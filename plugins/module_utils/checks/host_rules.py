@@ -55,7 +55,12 @@ def driver_for_cuda(context: Context) -> List[Check]:
     if minor and not _older(found, str(minor)):
         remedy = f"it runs CUDA {cuda} by minor-version compatibility (no PTX of {cuda}); install {native} or newer"
         return [check._replace(status=WARNING, remedy=remedy)]
-    return [check._replace(status=MISMATCH, remedy=f"install driver {native} or newer (role driver); {rule.get('source', '')}".rstrip("; "))]
+    return [
+        check._replace(
+            status=MISMATCH,
+            remedy=f"install driver {native} or newer (role driver); {rule.get('source', '')}".rstrip("; "),
+        )
+    ]
 
 
 def driver_versions(context: Context) -> List[Check]:
@@ -72,10 +77,14 @@ def driver_versions(context: Context) -> List[Check]:
         checks.append(Check("driver_userspace", title, status, f"module {loaded}", f"libraries {user}", _PROC, remedy))
     elif loaded:
         remedy = "install the driver's compute packages of the same version"
-        checks.append(Check("driver_userspace", title, MISSING, f"libraries {loaded}", "no libcuda.so.1", _PROC, remedy))
+        checks.append(
+            Check("driver_userspace", title, MISSING, f"libraries {loaded}", "no libcuda.so.1", _PROC, remedy)
+        )
     elif context.facts["gpus"]:
         remedy = "load the module (modprobe nvidia) or reboot; dmesg tells why it did not load"
-        checks.append(Check("driver_userspace", title, MISSING, f"module {user or 'loaded'}", "not loaded", _PROC, remedy))
+        checks.append(
+            Check("driver_userspace", title, MISSING, f"module {user or 'loaded'}", "not loaded", _PROC, remedy)
+        )
     wanted = loaded or user
     checks.extend(_on_disk(driver, wanted))
     other = sorted(f"{name} {version}" for name, version in driver["packages"].items() if version != wanted)
@@ -83,7 +92,9 @@ def driver_versions(context: Context) -> List[Check]:
         status = MISMATCH if other else OK
         found = names(other) if other else f"{len(driver['packages'])} packages of it"
         remedy = "bring all driver packages to one version and reboot (role driver)" if other else ""
-        checks.append(Check("driver_packages", "driver packages", status, str(wanted), found, "/var/lib/dpkg/status", remedy))
+        checks.append(
+            Check("driver_packages", "driver packages", status, str(wanted), found, "/var/lib/dpkg/status", remedy)
+        )
     return checks
 
 
@@ -100,7 +111,17 @@ def _on_disk(driver: Mapping[str, Any], wanted: Optional[str]) -> List[Check]:
         checks.append(Check("driver_on_disk", title, status, wanted, str(entry["version"]), entry["path"], remedy))
     if newest and newest != running and modules and newest not in modules:
         remedy = f"install linux-headers-{newest} and let DKMS build the module, or the next reboot has no GPU"
-        checks.append(Check("driver_next_kernel", "module for next kernel", MISMATCH, f"a module for {newest}", "none", "/lib/modules", remedy))
+        checks.append(
+            Check(
+                "driver_next_kernel",
+                "module for next kernel",
+                MISMATCH,
+                f"a module for {newest}",
+                "none",
+                "/lib/modules",
+                remedy,
+            )
+        )
     return checks
 
 
@@ -133,7 +154,9 @@ def gpu_health(context: Context) -> List[Check]:
     lost = [gpu["pci"] for gpu in gpus if not gpu.get("uuid")]
     if lost:
         remedy = "dmesg tells why (NVRM, Xid); reboot, then check slot and power"
-        checks.append(Check("gpus_lost", "GPUs without driver", MISMATCH, "all on the bus", names(lost), source, remedy))
+        checks.append(
+            Check("gpus_lost", "GPUs without driver", MISMATCH, "all on the bus", names(lost), source, remedy)
+        )
     if sick:
         remedy = "drain the host, reset the GPU or reboot; replace it where the errors return"
         checks.append(Check("gpu_health", "GPU health", MISMATCH, "no errors", names(sick), source, remedy))
@@ -201,33 +224,46 @@ def cudnn(context: Context) -> List[Check]:
         reason = rules.skip_reason(context, component)
         if reason is not None:
             return [Check(name, title, SKIPPED, expected, f"not installed: {reason}", context.where)]
-        return [Check(name, title, MISSING, expected, "", context.where, "install nvidia-cudnn-cu12 from the stack's lock")]
+        return [
+            Check(name, title, MISSING, expected, "", context.where, "install nvidia-cudnn-cu12 from the stack's lock")
+        ]
     first = copies[0]
     version = wheel if first["place"] == "environment" and wheel else first["version"]
     check = Check(name, title, OK, expected, str(version or "unknown"), str(first["path"]))
     if version is None:
-        check = check._replace(status=WARNING, remedy="nothing beside the library tells its version; install the packaged cuDNN")
+        check = check._replace(
+            status=WARNING, remedy="nothing beside the library tells its version; install the packaged cuDNN"
+        )
     elif not (_same_numbers(version, numbers) and (version.count(".") < 3 or version == expected)):
-        check = check._replace(status=MISMATCH, remedy=f"install cuDNN {expected}: the stack replaces what Torch asks for")
+        check = check._replace(
+            status=MISMATCH, remedy=f"install cuDNN {expected}: the stack replaces what Torch asks for"
+        )
     elif first["version"] and not _same_numbers(str(first["version"]), numbers):
         found = f"{version}, files {first['version']}"
-        check = check._replace(status=MISMATCH, found=found, remedy="the files are not those of the package: install it again")
+        check = check._replace(
+            status=MISMATCH, found=found, remedy="the files are not those of the package: install it again"
+        )
     return [check, *_one_copy(context, "cudnn", "cuDNN", numbers, copies)]
 
 
-def _one_copy(context: Context, name: str, title: str, numbers: str, copies: Sequence[Mapping[str, Any]]) -> List[Check]:
+def _one_copy(
+    context: Context, name: str, title: str, numbers: str, copies: Sequence[Mapping[str, Any]]
+) -> List[Check]:
     """Other copies that a loader could find are of the same version."""
     other = [copy for copy in copies if copy["version"] and copy["version"] != numbers]
     # LD_LIBRARY_PATH goes before what the packages themselves ask for; the system's folders come after it
     first = [copy for copy in other if copy["place"] == "ld_library_path"]
-    check = Check(f"{name}_copies", f"copies of {title}", OK, f"all {numbers}", f"{len(copies)} of it", str(copies[0]["path"]))
+    check = Check(
+        f"{name}_copies", f"copies of {title}", OK, f"all {numbers}", f"{len(copies)} of it", str(copies[0]["path"])
+    )
     if not other:
         return [check]
     found = names([f"{copy['version']} in {os.path.dirname(str(copy['path']))}" for copy in other])
     if first:
-        remedy = f"take {os.path.dirname(str(first[0]['path']))} out of LD_LIBRARY_PATH: it goes before the stack's own {title}"
+        folder = os.path.dirname(str(first[0]["path"]))
+        remedy = f"take {folder} out of LD_LIBRARY_PATH: it goes before the stack's own {title}"
         return [check._replace(status=MISMATCH, found=found, remedy=remedy)]
-    remedy = f"the stack loads its own {title} first; programs outside of it get the other one. Remove it if nothing needs it"
+    remedy = f"the stack loads its own {title} first; programs outside of it get the other one, remove it if none does"
     return [check._replace(status=WARNING, found=found, remedy=remedy)]
 
 
@@ -262,9 +298,15 @@ def fabric_manager(context: Context) -> List[Check]:
     if found and wanted and found != wanted:
         return [check._replace(status=MISMATCH, remedy="install the fabric manager of exactly the driver's version")]
     if not state["running"]:
-        return [check._replace(status=MISMATCH, found=f"{check.found}, not running", remedy="start nvidia-fabricmanager.service")]
+        return [
+            check._replace(
+                status=MISMATCH, found=f"{check.found}, not running", remedy="start nvidia-fabricmanager.service"
+            )
+        ]
     if not found:
-        return [check._replace(status=WARNING, remedy="no package tells its version: compare it with the driver's yourself")]
+        return [
+            check._replace(status=WARNING, remedy="no package tells its version: compare it with the driver's yourself")
+        ]
     return [check]
 
 
@@ -274,7 +316,11 @@ def container_toolkit(context: Context) -> List[Check]:
         return []
     state = context.facts["system"]["container_toolkit"]
     if not state["program"]:
-        return [Check("container_toolkit", "container toolkit", SKIPPED, "for Docker", "not installed", "/usr/bin/nvidia-ctk")]
+        return [
+            Check(
+                "container_toolkit", "container toolkit", SKIPPED, "for Docker", "not installed", "/usr/bin/nvidia-ctk"
+            )
+        ]
     version = context.facts["system_packages"].get("nvidia-container-toolkit", "unknown version")
     check = Check("container_toolkit", "container toolkit", OK, "Docker knows it", version, str(state["program"]))
     if state["docker"]:
@@ -297,7 +343,9 @@ def package_state(context: Context) -> List[Check]:
     pinned = [name for name in installed if name.startswith("nvidia-driver-pinning-")]
     if packaged:
         free = [name for name in packaged if name not in context.facts["held"]]
-        check = Check("driver_held", "driver pinned", OK, "held or pinned", f"by {pinned[0]}" if pinned else "held", source)
+        check = Check(
+            "driver_held", "driver pinned", OK, "held or pinned", f"by {pinned[0]}" if pinned else "held", source
+        )
         if free and not pinned:
             remedy = "an upgrade can move the driver under running programs: run the role driver, which pins it"
             check = check._replace(status=WARNING, found="free: " + names(free), remedy=remedy)
@@ -305,7 +353,9 @@ def package_state(context: Context) -> List[Check]:
     sources = sorted({_source(entry["uri"]) for entry in context.facts["apt_sources"]})
     if len(sources) > 1:
         remedy = "keep one of them: packages of both do not fit together"
-        checks.append(Check("nvidia_sources", "NVIDIA's package sources", WARNING, "one", names(sources), "/etc/apt", remedy))
+        checks.append(
+            Check("nvidia_sources", "NVIDIA's package sources", WARNING, "one", names(sources), "/etc/apt", remedy)
+        )
     return checks
 
 

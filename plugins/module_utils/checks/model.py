@@ -45,7 +45,7 @@ class Check(NamedTuple):
 
 def summary(checks: Iterable[Check]) -> Dict[str, int]:
     """How many checks have each status; every status is a key."""
-    counts = {status: 0 for status in STATUSES}
+    counts = dict.fromkeys(STATUSES, 0)
     for check in checks:
         counts[check.status] += 1
     return counts
@@ -62,7 +62,9 @@ def as_dicts(checks: Iterable[Check]) -> List[Dict[str, str]]:
 def fingerprint(checks: Iterable[Check], packages: Mapping[str, str]) -> str:
     """One value that is the same on hosts with the same versions and verdicts: a fleet is uniform when it is."""
     value: Dict[str, Any] = {
-        "checks": sorted([check.name, check.found, check.status] for check in checks if check.name not in _OF_THE_MOMENT),
+        "checks": sorted(
+            [check.name, check.found, check.status] for check in checks if check.name not in _OF_THE_MOMENT
+        ),
         "packages": dict(packages),
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the verl.baremetal authors
 # SPDX-License-Identifier: Apache-2.0
-"""The stack's rules on the Python side: versions, drift, denied packages, requirements, known bad pairs. Pure functions.
+"""The stack's rules on the Python side: versions, drift, denied packages, requirements, bad pairs. Pure functions.
 
 A rule takes the context and returns its checks; `RULES` at the end is their order in the report.
 """
@@ -111,7 +111,9 @@ def _python_component(context: Context, component: Mapping[str, Any]) -> Check:
         reason = skip_reason(context, component)
         if reason is not None:
             return Check(name, title, SKIPPED, expected, f"not installed: {reason}", context.where)
-        return Check(name, title, MISSING, expected, "", context.where, f"install the layer {component.get('layer', dist)} again")
+        return Check(
+            name, title, MISSING, expected, "", context.where, f"install the layer {component.get('layer', dist)} again"
+        )
     source = f"{context.where}/{dist.replace('-', '_')}-{found}.dist-info"
     if commit:
         return _commit(context, Check(name, title, OK, expected, found, source), component, dist)
@@ -162,10 +164,13 @@ def torch_build(context: Context) -> List[Check]:
     if found != cuda:
         if context.variants.get("torch") and found == variant.get("cuda") and variant.get("deviation"):
             check = check._replace(
-                status=WARNING, remedy=f"chosen on purpose: {variant['deviation']}; the torch variant cu128 has no deviation"
+                status=WARNING,
+                remedy=f"chosen on purpose: {variant['deviation']}; the torch variant cu128 has no deviation",
             )
         else:
-            check = check._replace(status=MISMATCH, remedy="install Torch from the stack's lock (its own index has the CUDA build)")
+            check = check._replace(
+                status=MISMATCH, remedy="install Torch from the stack's lock (its own index has the CUDA build)"
+            )
     checks = [check]
     if abi is not None:
         wanted = "C++11" if abi else "before C++11"
@@ -191,7 +196,16 @@ def extension_abi(context: Context) -> List[Check]:
     if not known:
         return []
     if not wrong:
-        return [Check("extension_abi", "C++ ABI of extensions", OK, "as Torch", f"as Torch ({len(known)} packages)", context.where)]
+        return [
+            Check(
+                "extension_abi",
+                "C++ ABI of extensions",
+                OK,
+                "as Torch",
+                f"as Torch ({len(known)} packages)",
+                context.where,
+            )
+        ]
     return [
         Check(
             "extension_abi",
@@ -230,14 +244,36 @@ def same_versions(context: Context) -> List[Check]:
         title = f"{context.title(group[0])}'s versions"
         name = "same_version_" + normalise(group[0]).replace("-", "_")
         if len(present) < 2:
-            checks.append(Check(name, title, SKIPPED, "one version", "fewer than two of them are installed", context.where))
+            checks.append(
+                Check(name, title, SKIPPED, "one version", "fewer than two of them are installed", context.where)
+            )
             continue
         words = ", ".join(f"{dist} {version}" for dist, version in present.items())
-        if len({pep440.Version(version).public_key if pep440.parse(version) else version for version in present.values()}) == 1:
+        if (
+            len(
+                {
+                    pep440.Version(version).public_key if pep440.parse(version) else version
+                    for version in present.values()
+                }
+            )
+            == 1
+        ):
             first = next(iter(present.values())).split("+")[0]
-            checks.append(Check(name, title, OK, "one version", f"{first} ({len(present)} of {len(group)})", context.where))
+            checks.append(
+                Check(name, title, OK, "one version", f"{first} ({len(present)} of {len(group)})", context.where)
+            )
         else:
-            checks.append(Check(name, title, MISMATCH, "one version", words, context.where, "install all of them from the stack's lock"))
+            checks.append(
+                Check(
+                    name,
+                    title,
+                    MISMATCH,
+                    "one version",
+                    words,
+                    context.where,
+                    "install all of them from the stack's lock",
+                )
+            )
     return checks
 
 
@@ -278,10 +314,16 @@ def bad_pairs(context: Context) -> List[Check]:
         found = " with ".join(f"{dist} {context.packages[dist]}" for dist in conditions)
         remedy = f"{pair['found']}: {pair['remedy']}" if pair.get("found") else str(pair["remedy"])
         title = " and ".join(context.title(dist) for dist in conditions)
-        checks.append(Check(f"pair_{pair['name']}", title, str(pair["status"]), expected, found, str(pair.get("source", "")), remedy))
+        checks.append(
+            Check(
+                f"pair_{pair['name']}", title, str(pair["status"]), expected, found, str(pair.get("source", "")), remedy
+            )
+        )
     if not checks and context.definition.get("bad_pairs"):
         count = len(context.definition["bad_pairs"])
-        checks.append(Check("bad_pairs", "known bad combinations", OK, "none", f"none of the {count} known", context.where))
+        checks.append(
+            Check("bad_pairs", "known bad combinations", OK, "none", f"none of the {count} known", context.where)
+        )
     return checks
 
 
@@ -315,17 +357,25 @@ def locked(context: Context) -> List[Check]:
     checks: List[Check] = []
     again = "run the site playbook: it builds the release again"
     if missing:
-        checks.append(Check("drift_missing", "locked but missing", MISSING, "installed", names(missing), context.where, again))
+        checks.append(
+            Check("drift_missing", "locked but missing", MISSING, "installed", names(missing), context.where, again)
+        )
     if changed:
-        checks.append(Check("drift_changed", "changed since locked", MISMATCH, "as locked", names(changed), context.where, again))
+        checks.append(
+            Check("drift_changed", "changed since locked", MISMATCH, "as locked", names(changed), context.where, again)
+        )
     if rebuilt:
         title, expected = "other build than locked", "the locked files"
         checks.append(Check("drift_build", title, MISMATCH, expected, names(rebuilt), context.where, again))
     if extra:
         remedy = "remove them, or keep them in an environment of your own"
-        checks.append(Check("drift_extra", "not in the lock", WARNING, "nothing else", names(extra), context.where, remedy))
+        checks.append(
+            Check("drift_extra", "not in the lock", WARNING, "nothing else", names(extra), context.where, remedy)
+        )
     if not checks:
-        checks.append(Check("drift", "locked packages", OK, f"{len(wanted)} packages", "all as locked, no other", context.where))
+        checks.append(
+            Check("drift", "locked packages", OK, f"{len(wanted)} packages", "all as locked, no other", context.where)
+        )
     return checks
 
 
@@ -420,7 +470,9 @@ def requirements(context: Context) -> List[Check]:
         remedy = "install the packages from the stack's lock"
         return [Check("requirements", title, CONFLICT, "all met", names(words), context.where, remedy)]
     found = "all met" if not allowed else f"all met but {len(allowed)} on purpose"
-    detail = "; ".join(f"{entry.dist} needs {entry.requirement}: {intended[(entry.dist, entry.name)]}" for entry in allowed)
+    detail = "; ".join(
+        f"{entry.dist} needs {entry.requirement}: {intended[(entry.dist, entry.name)]}" for entry in allowed
+    )
     return [Check("requirements", title, OK, "all met", found, detail or context.where)]
 
 

@@ -14,7 +14,10 @@ from . import cuda, dists, driver, elf, fatbin, files, gpus, libraries, nvml, pa
 # The extensions whose device code is read: distribution, and the folders and files of it that hold extensions.
 EXTENSIONS: Dict[str, Sequence[str]] = {
     "flash-attn": ("flash_attn_2_cuda",),
-    "transformer-engine-cu12": ("transformer_engine/libtransformer_engine", "transformer_engine/wheel_lib/libtransformer_engine"),
+    "transformer-engine-cu12": (
+        "transformer_engine/libtransformer_engine",
+        "transformer_engine/wheel_lib/libtransformer_engine",
+    ),
     "transformer-engine-torch": ("transformer_engine_torch", "transformer_engine/wheel_lib/transformer_engine_torch"),
     "sgl-kernel": ("sgl_kernel/common_ops", "sgl_kernel/flash_ops"),
     "apex": ("amp_C", "fused_layer_norm_cuda", "fused_weight_gradient_mlp_cuda"),
@@ -50,7 +53,9 @@ def extension_files(site_packages: Sequence[str], stems: Sequence[str]) -> List[
                 names = sorted(os.listdir(folder))
             except OSError:
                 continue
-            found.extend(os.path.join(folder, name) for name in names if name.startswith(prefix + ".") and ".so" in name)
+            found.extend(
+                os.path.join(folder, name) for name in names if name.startswith(prefix + ".") and ".so" in name
+            )
     return found
 
 
@@ -78,7 +83,9 @@ def extension(paths: Sequence[str]) -> Dict[str, Any]:
     }
 
 
-def gpu_facts(root: str = "/", ask: Optional[NvmlProbe] = nvml.probe, dpkg: Optional[packages.Dpkg] = None) -> Dict[str, Any]:
+def gpu_facts(
+    root: str = "/", ask: Optional[NvmlProbe] = nvml.probe, dpkg: Optional[packages.Dpkg] = None
+) -> Dict[str, Any]:
     """GPUs by PCI, completed by NVML where a driver is loaded."""
     found = gpus.scan(root)
     state = driver.probe(root, dpkg=packages.read(root) if dpkg is None else dpkg)
@@ -109,7 +116,9 @@ def _merge(by_pci: List[Dict[str, Any]], by_nvml: Sequence[Mapping[str, Any]]) -
             gpu["generation"] = gpus.generation_of_capability(str(gpu["compute_capability"]))
 
 
-def _reason(found: Mapping[str, Any], state: Optional[Mapping[str, Any]], answer: Optional[Mapping[str, Any]]) -> Optional[str]:
+def _reason(
+    found: Mapping[str, Any], state: Optional[Mapping[str, Any]], answer: Optional[Mapping[str, Any]]
+) -> Optional[str]:
     """Why GPUs or their details are missing; None where nothing is."""
     if not found["gpus"]:
         return "no NVIDIA GPU on the PCI bus" if found["pci"] else "no NVIDIA GPU: /sys/bus/pci is not readable here"
@@ -145,12 +154,23 @@ def facts(
         "broken": [dist.path for dist in listing.broken],
         "torch": dists.torch_build(site_packages),
         "flashinfer": flashinfer_build(site_packages),
-        "commits": {name: dists.commit(listing.dists[name]) for name in ("apex", "megatron-core", "verl") if name in listing.dists},
+        "commits": {
+            name: dists.commit(listing.dists[name])
+            for name in ("apex", "megatron-core", "verl")
+            if name in listing.dists
+        },
         "cuda": {"home": cuda_home, "homes": homes},
-        "cudnn": [copy._asdict() for copy in libraries.copies(libraries.CUDNN, root, site_packages, cuda_home, ld_library_path)],
-        "nccl": [copy._asdict() for copy in libraries.copies(libraries.NCCL, root, site_packages, cuda_home, ld_library_path)],
+        "cudnn": [
+            copy._asdict()
+            for copy in libraries.copies(libraries.CUDNN, root, site_packages, cuda_home, ld_library_path)
+        ],
+        "nccl": [
+            copy._asdict() for copy in libraries.copies(libraries.NCCL, root, site_packages, cuda_home, ld_library_path)
+        ],
         "extensions": {
-            name: extension(extension_files(site_packages, stems)) for name, stems in EXTENSIONS.items() if name in listing.dists
+            name: extension(extension_files(site_packages, stems))
+            for name, stems in EXTENSIONS.items()
+            if name in listing.dists
         },
         "gpus": gpu["gpus"],
         "nvswitches": gpu["nvswitches"],

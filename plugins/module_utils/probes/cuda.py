@@ -46,7 +46,7 @@ def parse_nvcc(text: str) -> Optional[str]:
 
 
 def home(path: str) -> Optional[Dict[str, Any]]:
-    """What the toolkit in this folder is: its version from version.json, or from its header; None where there is none."""
+    """What the toolkit in this folder is: its version from version.json, or a header; None where there is none."""
     if not os.path.isdir(path):
         return None
     version_json = parse_version_json(files.text(os.path.join(path, "version.json")) or "")

@@ -49,7 +49,6 @@ class Listing(NamedTuple):
     """Metadata folders without a METADATA file: an interrupted installation."""
 
 
-
 def _pyvenv(prefix: str) -> Dict[str, str]:
     values: Dict[str, str] = {}
     for line in (files.text(os.path.join(prefix, "pyvenv.cfg")) or "").splitlines():
@@ -230,7 +229,9 @@ def commit(dist: Dist) -> Optional[str]:
     return value if isinstance(value, str) else None
 
 
-_TORCH_FIELD = re.compile(r"""^(__version__|cuda|hip|git_version|debug)\s*(?::[^=\n]*)?=\s*(?:'([^']*)'|"([^"]*)"|(\w+))""", re.M)
+_TORCH_FIELD = re.compile(
+    r"""^(__version__|cuda|hip|git_version|debug)\s*(?::[^=\n]*)?=\s*(?:'([^']*)'|"([^"]*)"|(\w+))""", re.M
+)
 
 
 def torch_build(site_packages: List[str]) -> Dict[str, Any]:

@@ -14,7 +14,15 @@ from . import elf, files, packages
 
 _VERSION = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 _LIBRARIES = ("libnvidia-ml.so.1", "libcuda.so.1")
-_FOLDERS = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "lib64", "usr/lib", "usr/lib/wsl/lib", "usr/local/nvidia/lib64")
+_FOLDERS = (
+    "usr/lib/x86_64-linux-gnu",
+    "lib/x86_64-linux-gnu",
+    "usr/lib64",
+    "lib64",
+    "usr/lib",
+    "usr/lib/wsl/lib",
+    "usr/local/nvidia/lib64",
+)
 
 
 def parse_proc(text: str) -> Optional[Dict[str, Any]]:
@@ -70,7 +78,16 @@ def _kernel_key(name: str) -> List[Tuple[int, str]]:
 def module_on_disk(kernel: str, root: str = "/") -> Optional[Dict[str, Any]]:
     """The nvidia module that would be loaded for this kernel: version, path, openness; None where there is none."""
     base = os.path.join(root, "lib/modules", kernel)
-    patterns = ("updates/dkms", "updates", "extra", "kernel/drivers/video", "kernel/nvidia-*", "kernel/drivers/char/drm", "nvidia", "misc")
+    patterns = (
+        "updates/dkms",
+        "updates",
+        "extra",
+        "kernel/drivers/video",
+        "kernel/nvidia-*",
+        "kernel/drivers/char/drm",
+        "nvidia",
+        "misc",
+    )
     for pattern in patterns:
         for path in sorted(glob.glob(os.path.join(base, pattern, "nvidia.ko*"))) + sorted(
             glob.glob(os.path.join(base, pattern, "nvidia", "nvidia.ko*"))
@@ -100,12 +117,15 @@ def newest_kernel(root: str = "/") -> Optional[str]:
     bootable = [
         name
         for name in kernels(root)
-        if os.path.exists(os.path.join(root, "boot", "vmlinuz-" + name)) or os.path.exists(os.path.join(root, "lib/modules", name, "vmlinuz"))
+        if os.path.exists(os.path.join(root, "boot", "vmlinuz-" + name))
+        or os.path.exists(os.path.join(root, "lib/modules", name, "vmlinuz"))
     ]
     return bootable[-1] if bootable else None
 
 
-def probe(root: str = "/", kernel: Optional[str] = None, dpkg: Optional[packages.Dpkg] = None) -> Optional[Dict[str, Any]]:
+def probe(
+    root: str = "/", kernel: Optional[str] = None, dpkg: Optional[packages.Dpkg] = None
+) -> Optional[Dict[str, Any]]:
     """Everything about the driver; None where there is no trace of one."""
     running = kernel or os.uname().release
     proc = parse_proc(files.text(os.path.join(root, "proc/driver/nvidia/version")) or "")
@@ -129,7 +149,9 @@ def probe(root: str = "/", kernel: Optional[str] = None, dpkg: Optional[packages
         "libraries": libraries,
         "packages": installed,
         "nouveau": os.path.isdir(os.path.join(root, "sys/module/nouveau")),
-        "device_nodes": [name for name in files.names(os.path.join(root, "dev")) if re.fullmatch(r"nvidia(\d+|ctl|-uvm)", name)],
+        "device_nodes": [
+            name for name in files.names(os.path.join(root, "dev")) if re.fullmatch(r"nvidia(\d+|ctl|-uvm)", name)
+        ],
     }
 
 

@@ -77,7 +77,9 @@ def _entries(file: elf.ElfFile, at: int, end: int, sass: Set[str], ptx: Set[str]
         kind, _version, header_size, size = _ENTRY.unpack_from(raw)
         if header_size < _ENTRY_HEAD or at + header_size + size > end:
             raise elf.ElfError(f"{file.path}: the entry at offset {at} does not fit into its fat binary")
-        architecture = _name(*struct.unpack_from("<I", raw, _ARCH_OFFSET), *struct.unpack_from("<Q", raw, _FLAGS_OFFSET))
+        architecture = _name(
+            *struct.unpack_from("<I", raw, _ARCH_OFFSET), *struct.unpack_from("<Q", raw, _FLAGS_OFFSET)
+        )
         if kind == 1:
             ptx.add(architecture)
         elif kind == 2:

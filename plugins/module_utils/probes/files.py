@@ -45,7 +45,9 @@ def macros(path: str, names: List[str]) -> Dict[str, int]:
     """The numbers that a C header defines under `names`; those that it does not define are left out."""
     content = text(path)
     found: Dict[str, int] = {}
-    for match in re.finditer(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+\(?(\d+)\)?[ \t]*(?:/[/*].*)?$", content or "", re.M):
+    for match in re.finditer(
+        r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+\(?(\d+)\)?[ \t]*(?:/[/*].*)?$", content or "", re.M
+    ):
         if match.group(1) in names:
             found.setdefault(match.group(1), int(match.group(2)))
     return found

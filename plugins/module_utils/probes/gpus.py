@@ -92,7 +92,15 @@ def generation(device_id: int) -> Optional[Generation]:
 
 def generation_of_capability(capability: str) -> Optional[str]:
     """The chip family by compute capability, where PCI ids do not tell."""
-    table = {"3": "Kepler", "5": "Maxwell", "6": "Pascal", "9": "Hopper", "10": "Blackwell", "11": "Blackwell", "12": "Blackwell"}
+    table = {
+        "3": "Kepler",
+        "5": "Maxwell",
+        "6": "Pascal",
+        "9": "Hopper",
+        "10": "Blackwell",
+        "11": "Blackwell",
+        "12": "Blackwell",
+    }
     major, _dot, minor = capability.partition(".")
     if major == "7":
         return "Turing" if minor == "5" else "Volta"

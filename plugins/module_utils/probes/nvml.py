@@ -28,7 +28,10 @@ ERRORS: Dict[int, Tuple[str, str]] = {
     15: ("a GPU has fallen off the bus", "reboot the host; if it stays away, check slot, power and cooling"),
     16: ("a GPU needs a reset", "reset it (nvidia-smi --gpu-reset) or reboot, after draining the host"),
     17: ("the operating system blocks the GPU", "check cgroups and the container's devices"),
-    18: ("the loaded kernel module and the user space are of different versions", "reboot, or unload and load the module"),
+    18: (
+        "the loaded kernel module and the user space are of different versions",
+        "reboot, or unload and load the module",
+    ),
     999: ("NVML reports an unknown error", "see dmesg for NVRM or Xid lines"),
 }
 
@@ -73,7 +76,10 @@ class _Nvml:
 
     def text(self, name: str, *before: Any, size: int = 96) -> Optional[str]:
         buffer = ctypes.create_string_buffer(size)
-        return self._maybe(lambda: self.call(name, *before, buffer, ctypes.c_uint(size)), lambda: buffer.value.decode("utf-8", "replace"))
+        return self._maybe(
+            lambda: self.call(name, *before, buffer, ctypes.c_uint(size)),
+            lambda: buffer.value.decode("utf-8", "replace"),
+        )
 
     def number(self, name: str, *before: Any, kind: Any = ctypes.c_uint) -> Optional[int]:
         value = kind()
@@ -82,7 +88,8 @@ class _Nvml:
     def numbers(self, name: str, count: int, *before: Any, kind: Any = ctypes.c_uint) -> Optional[List[int]]:
         values = [kind() for _index in range(count)]
         return self._maybe(
-            lambda: self.call(name, *before, *(ctypes.byref(value) for value in values)), lambda: [int(value.value) for value in values]
+            lambda: self.call(name, *before, *(ctypes.byref(value) for value in values)),
+            lambda: [int(value.value) for value in values],
         )
 
     @staticmethod
@@ -106,7 +113,10 @@ def _device(nvml: _Nvml, handle: Any) -> Dict[str, Any]:
     pci = _PciInfo()
     memory = _Memory()
     capability = nvml.numbers("nvmlDeviceGetCudaComputeCapability", 2, handle, kind=ctypes.c_int)
-    bus_id = nvml._maybe(lambda: nvml.call("nvmlDeviceGetPciInfo_v3", handle, ctypes.byref(pci)), lambda: pci.bus_id.decode("ascii", "replace"))
+    bus_id = nvml._maybe(
+        lambda: nvml.call("nvmlDeviceGetPciInfo_v3", handle, ctypes.byref(pci)),
+        lambda: pci.bus_id.decode("ascii", "replace"),
+    )
     has_memory = nvml._maybe(lambda: nvml.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory)), lambda: True)
     remapped = nvml.numbers("nvmlDeviceGetRemappedRows", 4, handle)
     mig = nvml.numbers("nvmlDeviceGetMigMode", 2, handle)

@@ -18,7 +18,9 @@ _SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 def os_release(root: str = "/") -> Dict[str, Optional[str]]:
     """id, version and name of the distribution."""
-    content = files.text(os.path.join(root, "etc/os-release")) or files.text(os.path.join(root, "usr/lib/os-release")) or ""
+    content = (
+        files.text(os.path.join(root, "etc/os-release")) or files.text(os.path.join(root, "usr/lib/os-release")) or ""
+    )
     values = {
         match.group(1): match.group(2).strip().strip("\"'") for match in re.finditer(r"^([A-Z_]+)=(.*)$", content, re.M)
     }
@@ -57,7 +59,7 @@ def pending_reboot(root: str = "/") -> Dict[str, Any]:
 
 
 def dkms(root: str = "/") -> List[Dict[str, str]]:
-    """NVIDIA's modules known to DKMS: [{"module", "version", "kernel", "state"}] with state built or added, from its tree."""
+    """NVIDIA's modules in DKMS's tree: [{"module", "version", "kernel", "state"}], state built, added or failed."""
     base = os.path.join(root, "var/lib/dkms")
     found: List[Dict[str, str]] = []
     for module in files.names(base):
@@ -70,7 +72,8 @@ def dkms(root: str = "/") -> List[Dict[str, str]]:
             kernels = [
                 name
                 for name in files.names(tree)
-                if re.match(r"\d+\.\d+", name) and any(_has_module(os.path.join(tree, name, arch)) for arch in files.names(os.path.join(tree, name)))
+                if re.match(r"\d+\.\d+", name)
+                and any(_has_module(os.path.join(tree, name, arch)) for arch in files.names(os.path.join(tree, name)))
             ]
             for kernel in kernels:
                 found.append({"module": module, "version": version, "kernel": kernel, "state": "built"})
@@ -107,7 +110,12 @@ def limits() -> Dict[str, Optional[int]]:
 def fabric_manager(root: str = "/") -> Dict[str, Any]:
     """Whether the fabric manager's program is there, and whether it runs."""
     program = next(
-        (path for path in ("usr/bin/nv-fabricmanager", "usr/local/bin/nv-fabricmanager") if os.path.exists(os.path.join(root, path))), None
+        (
+            path
+            for path in ("usr/bin/nv-fabricmanager", "usr/local/bin/nv-fabricmanager")
+            if os.path.exists(os.path.join(root, path))
+        ),
+        None,
     )
     running = program is not None and _process_runs(root, "nv-fabricmanager")
     return {"program": "/" + program if program else None, "running": running}
@@ -121,7 +129,14 @@ def _process_runs(root: str, name: str) -> bool:
 
 def container_toolkit(root: str = "/") -> Dict[str, Any]:
     """nvidia-container-toolkit's program, and whether Docker is told of its runtime."""
-    program = next((path for path in ("usr/bin/nvidia-ctk", "usr/local/bin/nvidia-ctk") if os.path.exists(os.path.join(root, path))), None)
+    program = next(
+        (
+            path
+            for path in ("usr/bin/nvidia-ctk", "usr/local/bin/nvidia-ctk")
+            if os.path.exists(os.path.join(root, path))
+        ),
+        None,
+    )
     daemon = os.path.join(root, "etc/docker/daemon.json")
     configured = "nvidia" in (files.text(daemon) or "")
     return {"program": "/" + program if program else None, "docker": configured}
@@ -140,5 +155,9 @@ def probe(root: str = "/") -> Dict[str, Any]:
         "limits": limits(),
         "fabric_manager": fabric_manager(root),
         "container_toolkit": container_toolkit(root),
-        "modules": [name for name in ("nvidia", "nvidia_uvm", "nvidia_peermem", "nouveau") if os.path.isdir(os.path.join(root, "sys/module", name))],
+        "modules": [
+            name
+            for name in ("nvidia", "nvidia_uvm", "nvidia_peermem", "nouveau")
+            if os.path.isdir(os.path.join(root, "sys/module", name))
+        ],
     }
