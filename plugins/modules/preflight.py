@@ -84,7 +84,7 @@ id:
   returned: success
   type: str
   sample: verl0.5-preview-cu128-4f0c9a1b2d3e
-skipped:
+left_out:
   description: Components that will not be installed, with the reason.
   returned: success
   type: dict
@@ -127,7 +127,7 @@ def main() -> None:
     params = module.params
     stack_root = params["stack_root"] or ("/opt/verl" if os.geteuid() == 0 else "~/verl")
     facts = host.facts(os.path.expanduser(stack_root), params["pythons"], params["python_paths"], params["cuda_homes"])
-    facts["gpus"] = gpus.find()
+    facts["gpus"] = gpus.scan()["gpus"]
     unreachable = {}
     for url in params["index_urls"]:
         python = facts["pythons"][0]["path"] if facts["pythons"] else "python3"

@@ -11,6 +11,8 @@ import dataclasses
 import re
 import typing as t
 
+from ansible.module_utils.parsing.convert_bool import boolean
+
 from . import stack_file
 
 GB = 1024**3
@@ -58,6 +60,9 @@ class Options:
         """From variables as a user writes them: a YAML true is as good as the word."""
         wanted = {name: values[name] for name in cls.names()}
         wanted["megatron_apex"] = str(wanted["megatron_apex"]).lower()
+        for name in ("venv_python_managed", "preflight_unsupported_os"):
+            wanted[name] = boolean(wanted[name])
+        wanted["preflight_disk_reserve_gb"] = float(wanted["preflight_disk_reserve_gb"])
         wanted["venv_python"] = str(wanted["venv_python"])
         wanted["flash_attention_architectures"] = [str(a) for a in wanted["flash_attention_architectures"]]
         return cls(**wanted)
@@ -406,7 +411,7 @@ class Planner:
             "cuda": {"source": source, "requirements": cuda_lines, "home": options.cuda_home},
             "uv": {"version": stack["tools"]["uv"], "requirements": uv_lines},
             "wheels": {w["name"]: w for w in wheels},
-            "skipped": self.skipped,
+            "left_out": self.skipped,  # a result's key "skipped" would make the task a skipped one
             "os_packages": sorted(set(self.os_packages)),
             "disk_gb": disk,
             "warnings": self.warnings,

@@ -53,7 +53,7 @@ def test_a_machine_without_gpu_takes_what_needs_no_compiler():
     assert decided["failures"] == []
     assert decided["python"]["short"] == "3.12"
     assert decided["cuda"]["source"] == "pypi" and any(line.startswith("cuda-toolkit==12.8.1 ") for line in decided["cuda"]["requirements"])
-    assert decided["skipped"]["flash_attention"].startswith("no nvcc") and decided["skipped"]["apex"].startswith("no nvcc")
+    assert decided["left_out"]["flash_attention"].startswith("no nvcc") and decided["left_out"]["apex"].startswith("no nvcc")
     assert list(decided["wheels"]) == ["transformer_engine"]
     assert decided["wheels"]["transformer_engine"]["source"]["hashes"]
     assert "CUDA 12.6 build" in decided["warnings"][0]
