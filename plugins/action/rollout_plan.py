@@ -39,7 +39,7 @@ class ActionModule(ActionBase):
             if args["state"] == "start":
                 return self._start(journal, who, args)
             if args["state"] == "survey":
-                return self._survey(journal, who)
+                return self._survey(journal, who, args)
             if args["state"] == "batches":
                 return self._batches(journal, who, args)
         except (rollout_journal.LockedError, batches.BatchError) as error:
@@ -59,7 +59,7 @@ class ActionModule(ActionBase):
             display.display(f"  the run of process {dead.get('pid')} was interrupted; this one goes on where it stopped")
         return {"changed": False, "total": total, "sizes": sizes, "resumed": bool(dead), "started": known["started"]}
 
-    def _survey(self, journal: rollout_journal.Journal, who: Dict[str, Any]) -> Dict[str, Any]:
+    def _survey(self, journal: rollout_journal.Journal, who: Dict[str, Any], args: Dict[str, Any]) -> Dict[str, Any]:
         hosts = journal.hosts(who["token"])
         refused = sorted(name for name, entry in hosts.items() if entry.get("refused"))
         lost = sorted(name for name, entry in hosts.items() if entry.get("unreachable") is not None)
@@ -74,7 +74,11 @@ class ActionModule(ActionBase):
             journal.unlock(who)
             first = hosts[refused[0]]["refused"]
             result["refusal"] = f"{len(refused)} hosts belong to another rollout; {refused[0]}: {first}"
-        result["hosts"] = todo or NOBODY
+        result["claimed"] = todo if refused and todo else NOBODY
+        result["hosts"] = todo if todo and not refused else NOBODY
+        if self._task.check_mode:
+            display.display("  check mode: nothing is prepared or activated")
+            result["hosts"] = NOBODY
         return result
 
     def _batches(self, journal: rollout_journal.Journal, who: Dict[str, Any], args: Dict[str, Any]) -> Dict[str, Any]:

@@ -43,11 +43,13 @@ class ActionModule(ActionBase):
                 return self._open(journal, host)
             if args["state"] == "close":
                 return self._close(journal, host, who, float(args["max_fail_percentage"]))
+            if args["state"] == "rest":
+                return self._rest(journal, who)
             if args["state"] == "end":
                 return self._end(journal, who)
         except OSError as error:
             return {"failed": True, "msg": f"cannot write the report: {error}"}
-        return {"failed": True, "msg": f"unknown state {args['state']!r}; known are open, close, end, verify"}
+        return {"failed": True, "msg": f"unknown state {args['state']!r}; known are open, close, rest, end, verify"}
 
     def _open(self, journal: rollout_journal.Journal, host: str) -> Dict[str, Any]:
         run = journal.run()
@@ -58,7 +60,8 @@ class ActionModule(ActionBase):
         journal.save_run(batches=known)
         last = max(run["numbers"].values(), default=number)
         display.display(f"Batch {number} of {last}: {', '.join(members[:12])}{' ...' if len(members) > 12 else ''}")
-        return {"changed": False, "number": number, "hosts": members}
+        first = number == min(run["numbers"].values(), default=number)
+        return {"changed": False, "number": number, "hosts": members, "first": first, "last": number == last}
 
     def _close(
         self, journal: rollout_journal.Journal, host: str, who: Dict[str, Any], allowed: float
@@ -82,6 +85,10 @@ class ActionModule(ActionBase):
         if stop and not last:
             display.display(f"  stopped before the next batch: {stop}", color="red")
         return {"changed": False, "number": number, "failed_hosts": bad, "stop": bool(stop), "last": last}
+
+    def _rest(self, journal: rollout_journal.Journal, who: Dict[str, Any]) -> Dict[str, Any]:
+        rest = [name for name, entry in journal.hosts(who["token"]).items() if lines.status(entry) == "waiting"]
+        return {"changed": False, "hosts": rest or ["!all"]}
 
     def _end(self, journal: rollout_journal.Journal, who: Dict[str, Any]) -> Dict[str, Any]:
         run = journal.save_run(ended=time.time())

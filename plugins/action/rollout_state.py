@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from typing import Any, Dict, Optional
 
@@ -14,7 +15,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.verl.baremetal.plugins.module_utils.rollout import lines
-from ansible_collections.verl.baremetal.plugins.plugin_utils import rollout_journal
+from ansible_collections.verl.baremetal.plugins.plugin_utils import rollout_journal, role_defaults, stack_file
 
 display = Display()
 
@@ -22,11 +23,21 @@ display = Display()
 PREFIXES = ("stack", "venv_", "cuda_", "driver_", "flash_attention_", "sglang_", "megatron_", "release_")
 
 
-def key_of(wanted: Any, variables: Dict[str, Any]) -> str:
-    """One word for what a host is to get: the stack and every variable that decides about it."""
+def key_of(wanted: str, variables: Dict[str, Any]) -> str:
+    """One word for what a host is to get: the stack's files and every variable that decides about it."""
     chosen = {name: variables[name] for name in sorted(variables) if name.startswith(PREFIXES)}
     text = json.dumps([wanted, chosen], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stack_digest(folder: str) -> str:
+    """Digest of a stack's files as they are, unread: a host must cost the controller little."""
+    digest = hashlib.sha256()
+    for path in sorted(os.path.join(place, name) for place, _folders, names in os.walk(folder) for name in names):
+        digest.update(os.path.relpath(path, folder).encode() + b"\0")
+        with open(path, "rb") as stream:
+            digest.update(stream.read())
+    return digest.hexdigest()
 
 
 class ActionModule(ActionBase):
@@ -46,6 +57,12 @@ class ActionModule(ActionBase):
         args["who"] = rollout_journal.identity(int(args.pop("claim_seconds", 3600)))
         journal = rollout_journal.Journal(str(journal_folder)) if journal_folder else None
         host = str(variables.get("inventory_hostname", ""))
+        if args.get("state") == "claim" and not args.get("key"):
+            try:
+                chosen = role_defaults.values(self._templar, variables, ["stack_name", "stack_path"])
+                args["key"] = key_of(stack_digest(stack_file.find(chosen["stack_name"], chosen["stack_path"])), variables)
+            except stack_file.StackError as error:
+                return {"failed": True, "msg": str(error)}
         try:
             result = self._call(args, variables)
         except AnsibleConnectionFailure as error:

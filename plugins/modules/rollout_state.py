@@ -13,17 +13,17 @@ description:
   - A rollout writes on each host what was done there, so that a rollout which was interrupted anywhere goes on by
     running the same command again, also from another controller.
   - The same file says which rollout works on the host, so that two rollouts cannot change it at once.
-  - The action plugin of the same name fills in O(key), O(who) and O(now) on the controller.
+  - The action plugin of the same name fills in O(key), O(who) and O(now) on the controller, and takes three options
+    more - C(journal), the folder in which it notes what each host answered, C(checks), the answer of
+    M(verl.baremetal.version_check) to be noted there, and C(claim_seconds), how long a claim lasts.
 author: the verl.baremetal authors (@verl-baremetal)
 options:
-  path:
-    description: The state file, usually C(<stack_root>/state/rollout.json).
-    type: path
-    required: true
-  current:
-    description: The link to the live release; it decides whether a finished rollout is still what the host serves.
-    type: path
-    required: true
+  root:
+    description:
+      - Folder of the installation. The state is kept in C(state/rollout.json) there, and C(current) is the live release.
+      - Empty takes V(/opt/verl) for root and V(~/verl) for anyone else.
+    type: str
+    default: ""
   state:
     description:
       - V(claim) takes the host for a rollout and tells whether that rollout is done here already.
@@ -95,14 +95,12 @@ attributes:
 EXAMPLES = r"""
 - name: Read what the last rollout did here
   verl.baremetal.rollout_state:
-    path: /opt/verl/state/rollout.json
-    current: /opt/verl/current
+    root: /opt/verl
   register: last_rollout
 
 - name: Enter the phase in which the host is drained
   verl.baremetal.rollout_state:
-    path: /opt/verl/state/rollout.json
-    current: /opt/verl/current
+    root: /opt/verl
     state: record
     phase: draining
     fields:
@@ -120,6 +118,11 @@ live:
   returned: always
   type: str
   sample: verl0.5-preview-cu128-0123456789ab
+root:
+  description: Folder of the installation.
+  returned: always
+  type: str
+  sample: /opt/verl
 rollout:
   description: The state, as the file holds it.
   returned: always
@@ -143,6 +146,11 @@ from typing import Any, Dict, Optional, Tuple
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.verl.baremetal.plugins.module_utils.rollout import state as logic
+
+
+def root_of(given: str) -> str:
+    """The folder of the installation."""
+    return os.path.expanduser(given or ("/opt/verl" if os.geteuid() == 0 else "~/verl"))
 
 
 def live_release(current: str) -> Optional[str]:
@@ -191,7 +199,7 @@ def apply(params: Dict[str, Any], document: Dict[str, Any], live: Optional[str])
     if params["state"] == "record":
         fields = logic.with_previous(document, params["phase"], live, params["fields"])
         after = logic.record(document, params["phase"], token, params["now"], fields)
-        return after, logic.is_done(after, params["key"], params["direction"], live)
+        return after, logic.is_done(after, after["key"], after["direction"], live)
     if params["state"] == "release":
         return logic.let_go(document, token), done
     return document, done
@@ -199,13 +207,14 @@ def apply(params: Dict[str, Any], document: Dict[str, Any], live: Optional[str])
 
 def run(module: AnsibleModule) -> Dict[str, Any]:
     """Read, decide and write under a lock of the file system."""
-    path = module.params["path"]
-    live = live_release(module.params["current"])
+    root = root_of(module.params["root"])
+    path = os.path.join(root, "state", "rollout.json")
+    live = live_release(os.path.join(root, "current"))
     aside: Optional[str] = None
     if module.params["state"] == "info" or module.check_mode:
         before, broken = read(path)
         after, done = decide(module, before, live)
-        return answer(before, after, done, live, path if broken else None)
+        return answer(before, after, done, live, path if broken else None, root)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".lock", "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -216,7 +225,7 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         after, done = decide(module, before, live)
         if after != before:
             write(path, after)
-    return answer(before, after, done, live, aside)
+    return answer(before, after, done, live, aside, root)
 
 
 def decide(module: AnsibleModule, document: Dict[str, Any], live: Optional[str]) -> Tuple[Dict[str, Any], bool]:
@@ -230,18 +239,22 @@ def decide(module: AnsibleModule, document: Dict[str, Any], live: Optional[str])
 
 
 def answer(
-    before: Dict[str, Any], after: Dict[str, Any], done: bool, live: Optional[str], damaged: Optional[str]
+    before: Dict[str, Any],
+    after: Dict[str, Any],
+    done: bool,
+    live: Optional[str],
+    damaged: Optional[str],
+    root: str,
 ) -> Dict[str, Any]:
     """The module's result."""
-    return {"changed": after != before, "done": done, "live": live, "rollout": after, "damaged": damaged}
+    return {"changed": after != before, "done": done, "live": live, "rollout": after, "damaged": damaged, "root": root}
 
 
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "path": {"type": "path", "required": True},
-            "current": {"type": "path", "required": True},
+            "root": {"type": "str", "default": ""},
             "state": {"type": "str", "choices": ["claim", "record", "release", "info"], "default": "info"},
             "key": {"type": "str", "default": "", "no_log": False},
             "direction": {"type": "str", "choices": ["activate", "rollback"], "default": "activate"},
@@ -282,7 +295,7 @@ def main() -> None:
     except logic.StateError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"cannot keep the rollout's state in {module.params['path']}: {error.strerror or error}")
+        module.fail_json(msg=f"cannot keep the rollout's state in {root_of(module.params['root'])}: {error.strerror or error}")
     module.exit_json(**result)
 
 

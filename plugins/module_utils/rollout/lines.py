@@ -36,6 +36,8 @@ def reason(entry: Mapping[str, Any]) -> str:
         return " ".join(str(entry["unreachable"]).split())
     failure = (entry.get("rollout") or {}).get("failure") or {}
     if not failure:
+        if status(entry) == "interrupted":
+            return f"the run ended while this host was {entry['rollout']['phase']}; run the rollout again"
         return ""
     told = f"{failure.get('task', '')}: {failure.get('reason', '')}".strip(": ")
     return " ".join(told.split())
