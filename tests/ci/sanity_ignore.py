@@ -5,6 +5,7 @@
     python3 tests/ci/sanity_ignore.py [root of the collection]
 
 * missing-gplv3-license: the collection is Apache-2.0; only ansible-core's own modules must be GPLv3.
+* action-plugin-docs: an action plugin without a module is a role's own part, and the role documents it.
 * shebang: programs outside plugins/ are run by people, with the python3 that every system has.
 """
 
@@ -22,6 +23,9 @@ def entries(root: Path) -> list[str]:
         for path in sorted((root / "plugins" / folder).glob("*.py")):
             if path.name != "__init__.py" and "DOCUMENTATION" in path.read_text(encoding="utf-8"):
                 found.append(f"{path.relative_to(root)} validate-modules:missing-gplv3-license")
+    for path in sorted((root / "plugins" / "action").glob("*.py")):
+        if path.name != "__init__.py" and not (root / "plugins" / "modules" / path.name).exists():
+            found.append(f"{path.relative_to(root)} action-plugin-docs")
     for folder in ("tools", "tests", "molecule", "roles"):
         for path in sorted((root / folder).rglob("*.py")):
             with path.open("rb") as file:
