@@ -45,8 +45,8 @@ class Found(NamedTuple):
     secure_boot: bool = False
     mok_ready: bool = False
     busy: Sequence[str] = ()
-    running_kernel: str = ""
     kernels: Sequence[str] = ()
+    header_metapackages: Sequence[str] = ()
 
 
 class Plan(NamedTuple):
@@ -146,8 +146,9 @@ def new_enough(version: str) -> bool:
 
 
 def header_packages(found: Found) -> List[str]:
-    """Headers of the running and of the newest kernel, each once."""
-    return [f"linux-headers-{kernel}" for kernel in dict.fromkeys(k for k in found.kernels if k)]
+    """Headers of the running and of the newest kernel, each once, and what brings those of later kernels."""
+    names = [f"linux-headers-{kernel}" for kernel in found.kernels if kernel]
+    return list(dict.fromkeys(names + list(found.header_metapackages)))
 
 
 def satisfied(request: Request, version: str) -> bool:
@@ -164,7 +165,7 @@ def decide(os_id: str, os_version: str, arch: str, request: Request, gpus: Seque
     if request.state == "absent":
         if found.packages or found.managed:
             reason = f"driver_state is absent: {len(found.packages)} packages of the driver are removed"
-            return _guard_busy(Plan("remove", reason, branch=request.branch), request, found)
+            return _guard_busy(Plan("remove", reason, reboot_required=bool(found.loaded)), request, found)
         return Plan("keep", "no package of an NVIDIA driver is installed")
     if not gpus:
         return Plan("skip", "no NVIDIA GPU was found on the PCI bus")

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from typing import List, NamedTuple, Sequence
+from typing import Iterable, List, NamedTuple, Sequence
 
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.decide import Gpu
@@ -57,6 +57,16 @@ def kernels(running: str, root: str = "/") -> List[str]:
     names = driver.kernels(root)
     newest = driver.newest_kernel(root)
     return list(dict.fromkeys(([running] if running in names else []) + ([newest] if newest else [])))
+
+
+def header_metapackages(packages: Iterable[str]) -> List[str]:
+    """linux-headers-amd64 for linux-image-amd64: the metapackages that bring each new kernel's headers with it."""
+    found = []
+    for name in sorted(packages):
+        flavour = name[len("linux-image-") :]
+        if name.startswith("linux-image-") and flavour[:1].isalpha() and not flavour.startswith(("unsigned", "extra")):
+            found.append("linux-headers-" + flavour)
+    return found
 
 
 def gpu_processes(root: str = "/") -> List[str]:

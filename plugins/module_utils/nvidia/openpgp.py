@@ -63,6 +63,15 @@ def _dearmor_block(block: str) -> bytes:
     return packets
 
 
+def armor(data: bytes) -> str:
+    """The armoured text of binary packets."""
+    body = base64.b64encode(data).decode("ascii")
+    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
+    check = "=" + base64.b64encode(crc24(data).to_bytes(3, "big")).decode("ascii")
+    begin, end = "-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----"
+    return "\n".join([begin, "", *lines, check, end, ""])
+
+
 def crc24(data: bytes) -> int:
     """OpenPGP's checksum of armoured data."""
     crc = 0xB704CE

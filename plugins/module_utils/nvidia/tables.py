@@ -140,21 +140,6 @@ NOT_DRIVER_PREFIXES: Tuple[str, ...] = (
     "nvidia-cudnn",
     "nvidia-detect",
 )
-# Regular expressions for unattended-upgrades, which matches them at the beginning of a package's name.
-UNATTENDED_PATTERNS: Tuple[str, ...] = (
-    "nvidia-",
-    "libnvidia-",
-    "libcuda1$",
-    "libcudadebugger1$",
-    "libnvcuvid1$",
-    "libnvoptix1$",
-    "libxnvctrl",
-    "cuda-",
-    "libcudnn",
-    "firmware-nvidia-gsp$",
-    "xserver-xorg-video-nvidia",
-    "linux-modules-nvidia-",
-)
 # Metapackages that drag a driver or a newest toolkit in. Never installed, never let in by a dependency.
 TRAPS: Tuple[str, ...] = ("cuda", "cuda-runtime", "cuda-demo-suite", "nvidia-cuda-toolkit", "nvidia-cuda-dev")
 
