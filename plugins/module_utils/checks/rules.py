@@ -403,44 +403,42 @@ class Unmet(NamedTuple):
     found: Optional[str]
 
 
+def _of_extra(line: str, extra: str, environment: Mapping[str, str]) -> Optional[pep508.Requirement]:
+    """The requirement in a line, where it counts for the package itself (no extra) or for one of its extras alone."""
+    mentions = "extra" in line
+    # most lines belong to extras that nobody asked for: they are not worth reading
+    if (extra and not mentions) or (not extra and mentions and " or " not in line and "extra !=" not in line):
+        return None
+    requirement = pep508.parse_requirement(line)
+    return requirement if pep508.evaluate_marker(requirement.marker, environment, [extra] if extra else []) else None
+
+
 def unmet_requirements(packages: Mapping[str, str], requires: Mapping[str, Sequence[str]], python: str) -> List[Unmet]:
     """Every requirement of an installed package, with the extras that others ask of it, that is not met."""
     environment = pep508.marker_environment(python)
-    parsed: Dict[str, List[pep508.Requirement]] = {}
-    markers: Dict[Tuple[str, str], bool] = {}
-    unmet: List[Unmet] = []
-    done: Dict[str, Set[str]] = {}
+    unmet: Set[Unmet] = set()
+    done: Set[Tuple[str, str]] = set()
     queue: List[Tuple[str, str]] = [(name, "") for name in requires]
-    for name, lines in requires.items():
-        parsed[name] = []
-        for line in lines:
-            try:
-                parsed[name].append(pep508.parse_requirement(line))
-            except pep508.InvalidRequirement:
-                unmet.append(Unmet(name, line, "", "a requirement that cannot be read"))
     while queue:
         name, extra = queue.pop()
-        if extra in done.setdefault(name, set()):
+        if (name, extra) in done:
             continue
-        done[name].add(extra)
-        for requirement in parsed.get(name, ()):
-            if extra and "extra" not in requirement.marker:
-                continue  # belongs to the package itself, which is in the queue as well
-            key = (requirement.marker, extra)
-            if key not in markers:
-                try:
-                    markers[key] = pep508.evaluate_marker(requirement.marker, environment, [extra] if extra else [])
-                except pep508.InvalidRequirement:
-                    markers[key] = False
-            if not markers[key]:
+        done.add((name, extra))
+        for line in requires.get(name, ()):
+            try:
+                requirement = _of_extra(line, extra, environment)
+            except pep508.InvalidRequirement:
+                unmet.add(Unmet(name, line, "", "a requirement that cannot be read"))
+                continue
+            if requirement is None:
                 continue
             wanted = normalise(requirement.name)
             found = packages.get(wanted)
             if found is None or not (requirement.url or _allows(requirement.specifier, found)):
-                unmet.append(Unmet(name, f"{wanted}{requirement.specifier}", wanted, found))
+                unmet.add(Unmet(name, f"{wanted}{requirement.specifier}", wanted, found))
             if found is not None:
                 queue.extend((wanted, asked) for asked in requirement.extras)
-    return sorted(set(unmet), key=lambda entry: (entry.dist, entry.requirement))
+    return sorted(unmet, key=lambda entry: (entry.dist, entry.requirement))
 
 
 def requirements(context: Context) -> List[Check]:

@@ -15,6 +15,8 @@ from . import files
 
 _HEADER_LIMIT = 4 * 1024 * 1024
 _CHUNK = 16 * 1024
+_END = re.compile(rb"\r?\n\r?\n")
+_REQUIRES = re.compile(r"^Requires-Dist:(.*)$", re.M | re.I)
 
 
 class Dist(NamedTuple):
@@ -162,19 +164,28 @@ def metadata_path(dist: Dist) -> str:
     return os.path.join(dist.path, "PKG-INFO") if os.path.isdir(dist.path) else dist.path
 
 
-def headers(dist: Dist) -> Dict[str, List[str]]:
-    """The header fields of the package's metadata (names in lower case); only the head of the file is read."""
+def _head(dist: Dist) -> str:
+    """The header of the package's metadata: the description below it, most of the file, is not read."""
     head = b""
     try:
         with open(metadata_path(dist), "rb") as stream:
             while len(head) < _HEADER_LIMIT:
                 chunk = stream.read(_CHUNK)
                 head += chunk
-                if not chunk or b"\n\n" in head or b"\r\n\r\n" in head:
+                end = _END.search(head)
+                if end:
+                    head = head[: end.start() + 1]
+                    break
+                if not chunk:
                     break
     except OSError:
-        return {}
-    return parse_headers(head.decode("utf-8", "replace"))
+        return ""
+    return head.decode("utf-8", "replace")
+
+
+def headers(dist: Dist) -> Dict[str, List[str]]:
+    """The header fields of the package's metadata, names in lower case."""
+    return parse_headers(_head(dist))
 
 
 def parse_headers(text: str) -> Dict[str, List[str]]:
@@ -198,7 +209,7 @@ def parse_headers(text: str) -> Dict[str, List[str]]:
 
 def requires(dist: Dist) -> List[str]:
     """The package's Requires-Dist values (or the lines of an egg's requires.txt, which has no markers but sections)."""
-    found = headers(dist).get("requires-dist", [])
+    found = [line.strip() for line in _REQUIRES.findall(_head(dist))]
     if found or not dist.path.endswith(".egg-info"):
         return found
     lines: List[str] = []

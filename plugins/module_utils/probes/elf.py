@@ -165,12 +165,11 @@ class ElfFile:
     def cxx11_abi(self) -> Optional[bool]:
         """Whether C++ names of torch use the C++11 ABI of the standard library; None where nothing tells."""
         names = self.content(".dynstr")
-        new = b"__cxx11" in names
-        # std::string of the old ABI is mangled as Ss: looked for only in names of torch's own namespaces
-        old = any(b"Ss" in name for name in names.split(b"\0") if name.startswith((b"_ZN3c10", b"_ZN2at", b"_ZNK3c10")))
-        if new:
+        if b"__cxx11" in names:
             return True
-        return False if old else None
+        # std::string of the old ABI is mangled as Ss: looked for only in names of torch's own namespaces
+        mine = (name for name in names.split(b"\0") if name.startswith((b"_ZN3c10", b"_ZN2at", b"_ZNK3c10")))
+        return False if any(b"Ss" in name for name in mine) else None
 
 
 def _string(table: bytes, offset: int) -> str:

@@ -41,15 +41,16 @@ def macro(path: str, name: str) -> Optional[int]:
     return found.get(name)
 
 
-def macros(path: str, names: List[str]) -> Dict[str, int]:
-    """The numbers that a C header defines under `names`; those that it does not define are left out."""
-    content = text(path)
+def macros(path: str, wanted: List[str]) -> Dict[str, int]:
+    """The numbers that a C header defines under these names; those that it does not define are left out."""
+    content = text(path) or ""
     found: Dict[str, int] = {}
-    for match in re.finditer(
-        r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+\(?(\d+)\)?[ \t]*(?:/[/*].*)?$", content or "", re.M
-    ):
-        if match.group(1) in names:
-            found.setdefault(match.group(1), int(match.group(2)))
+    for name in wanted:
+        match = (
+            re.search(rf"^[ \t]*#[ \t]*define[ \t]+{name}[ \t]+\(?(\d+)\b", content, re.M) if name in content else None
+        )
+        if match:
+            found[name] = int(match.group(1))
     return found
 
 
