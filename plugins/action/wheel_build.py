@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the verl.baremetal authors
 # SPDX-License-Identifier: Apache-2.0
-"""Controller side of the module wheel_build: looks through the caches, lets one host build, shows how far it is, hands the wheel on."""
+"""Controller side of the module wheel_build: looks through the caches, lets one host build, hands the wheel on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ansible_collections.verl.baremetal.plugins.plugin_utils.wheel_lease import 
 MODULE = "verl.baremetal.wheel_build"
 CONTROLLER = "~/.cache/verl-baremetal/wheels"
 POLL = 10.0  # seconds that the module waits on the host in one call
-SAY = 13.0  # seconds between two lines of progress
+SAY = 8.0  # seconds between two lines of progress, below POLL: each call gives one
 NOBODY = 90.0  # seconds that a host without a compiler waits for one that has it
 RESTARTS = 3
 
@@ -32,7 +32,11 @@ class ActionModule(ActionBase):
         """Look, build where nobody has it, hand on."""
         self.vars = task_vars or {}
         result = super().run(tmp, self.vars)
-        self.arguments = {name: value for name, value in self._task.args.items() if name not in ("step", "seconds", "key", "incoming", "entry")}
+        self.arguments = {
+            name: value
+            for name, value in self._task.args.items()
+            if name not in ("step", "seconds", "key", "incoming", "entry")
+        }
         self.host = str(self.vars.get("inventory_hostname", "host"))
         self.said = 0.0
         folder = self.arguments.get("cache_controller", CONTROLLER)
@@ -43,7 +47,7 @@ class ActionModule(ActionBase):
             facts = self._call("inspect")
             parts, damaged = facts["parts"], list(facts["damaged"])
             for problem in damaged:
-                self._say("%s: it is put aside" % problem, always=True)
+                self._say(f"{problem}: it is put aside", always=True)
             answer = self._answer(facts)
             if facts["wheel"]:
                 if self.controller and not self._task.check_mode:
@@ -96,7 +100,7 @@ class ActionModule(ActionBase):
             if refusal and holder is None and time.time() - lease.waiting_since > NOBODY:
                 raise _Failed({"failed": True, "msg": self._nobody(refusal)})
             if holder is not None:
-                self._say("waiting for the wheel that %s builds" % holder.get("holder"))
+                self._say("waiting for the wheel that {} builds".format(holder.get("holder")))
             time.sleep(1.0)
         finished = False
         try:
@@ -121,7 +125,7 @@ class ActionModule(ActionBase):
             damaged += problems
             origin = "url"
         for problem in damaged:
-            self._say("%s: it is not used" % problem)
+            self._say(f"{problem}: it is not used")
         return ((found, origin) if found is not None else None), damaged
 
     def _client(self) -> source.Client:
@@ -144,14 +148,23 @@ class ActionModule(ActionBase):
             if done is None:
                 restarts += 1
                 if restarts > RESTARTS:
-                    raise _Failed({"failed": True, "msg": "The builder of %s ended %d times without a word; its log lies in the build folder." % (self._name(), restarts)})
+                    raise _Failed(
+                        {
+                            "failed": True,
+                            "msg": f"The builder of {self._name()} ended {restarts} times without a word; "
+                            "its log lies in the build folder.",
+                        }
+                    )
                 self._say("the builder was interrupted; going on with what it left", always=True)
                 self._call("start")
                 continue
             if not done["ok"]:
                 raise _Failed({"failed": True, "msg": done["message"]})
             built = done["entry"]["built"]
-            self._say("built in %.0f s, %d units, peak %d MB" % (built["seconds"], built["units"], built["peak_mb"]), always=True)
+            self._say(
+                f"built in {built['seconds']:.0f} s, {built['units']} units, peak {built['peak_mb']} MB",
+                always=True,
+            )
             return done["wheel"], done["entry"]
 
     def _bring(self, wheel: str, entry: dict[str, t.Any]) -> None:
@@ -160,12 +173,12 @@ class ActionModule(ActionBase):
         if os.path.exists(present + ".json") and cache.verify(present, entry) is None:
             return
         os.makedirs(self.controller, exist_ok=True)
-        target = os.path.join(self.controller, ".%s.%d.incoming" % (entry["key"], os.getpid()))
+        target = os.path.join(self.controller, f".{entry['key']}.{os.getpid()}.incoming")
         try:
             self._connection.fetch_file(wheel, target)
             cache.store(self.controller, target, entry, move=True)
         except (AnsibleError, cache.CacheError, OSError) as error:
-            raise AnsibleActionFail("The wheel %s could not be brought to the controller: %s" % (wheel, error)) from error
+            raise AnsibleActionFail(f"The wheel {wheel} could not be brought to the controller: {error}") from error
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(target)
@@ -197,16 +210,16 @@ class ActionModule(ActionBase):
         return value if isinstance(value, bool) else str(value).lower() in ("1", "yes", "true", "on", "y", "t")
 
     def _name(self) -> str:
-        return "%s %s" % (self.arguments.get("name"), self.arguments.get("version"))
+        return "{} {}".format(self.arguments.get("name"), self.arguments.get("version"))
 
     def _nobody(self, refusal: str) -> str:
-        where = "the host's cache%s%s" % (
-            ", the controller's (%s)" % self.controller if self.controller else "",
-            " and %s" % source.without_password(self.url) if self.url else "",
+        where = "the host's cache{}{}".format(
+            f", the controller's ({self.controller})" if self.controller else "",
+            f" and {source.without_password(self.url)}" if self.url else "",
         )
         return (
-            "No wheel of %s that serves this host is in %s, and none can be built here: %s. "
-            "Build it on a host with a compiler (playbooks/wheels.yml), or let such a host take part in the play." % (self._name(), where, refusal)
+            f"No wheel of {self._name()} that serves this host is in {where}, and none can be built here: {refusal}. "
+            "Build it on a host with a compiler (playbooks/wheels.yml), or let such a host take part in the play."
         )
 
     def _say(self, text: str, always: bool = False) -> None:
@@ -214,7 +227,7 @@ class ActionModule(ActionBase):
         now = time.time()
         if always or now - self.said >= SAY:
             self.said = now
-            self._display.display("[%s] %s: %s" % (self.host, self._name(), text))
+            self._display.display(f"[{self.host}] {self._name()}: {text}")
 
     def _answer(self, facts: dict[str, t.Any]) -> dict[str, t.Any]:
         return {"key": facts["key"], "refusal": facts["refusal"]}
@@ -235,7 +248,7 @@ class ActionModule(ActionBase):
                 key=entry["key"],
                 sha256=entry["sha256"],
                 entry=entry,
-                requirement="%s==%s --hash=sha256:%s" % (self.arguments["name"], entry["version"], entry["sha256"]),
+                requirement="{}=={} --hash=sha256:{}".format(self.arguments["name"], entry["version"], entry["sha256"]),
             )
         return result
 

@@ -10,11 +10,14 @@ DOCUMENTATION = r"""
 module: wheel_build
 short_description: Have the wheel of a CUDA or C++ extension, from a cache or built once
 description:
-  - Computes the key of a wheel from everything that decides its content, package, version, source hash, Python, Torch with its CUDA and C++ ABI,
+  - Computes the key of a wheel from everything that decides its content, package, version, source hash, Python, Torch
+    with its CUDA and C++ ABI,
     compiler, GPU architectures, flags, operating system and C library, and has a wheel of that key on the host.
-  - It is looked up on the host, then in the controller's cache, then at O(cache_url). Where none is found, one host for each key compiles, the
+  - It is looked up on the host, then in the controller's cache, then at O(cache_url). Where none is found, one host
+    for each key compiles, the
     others wait for its wheel. The wheel then lies in all these caches. Its sha256 is checked at every hop.
-  - A build goes on in its folder where an earlier one was interrupted. It runs in a process of its own, so a lost connection does not end it.
+  - A build goes on in its folder where an earlier one was interrupted. It runs in a process of its own, so a lost
+    connection does not end it.
     When the kernel kills a compiler for memory, the build goes on with half the jobs.
   - Nothing is installed. Install RV(requirement) with the folder of RV(wheel) as a place of wheels.
 author: the verl.baremetal authors (@verl-baremetal)
@@ -39,7 +42,8 @@ options:
         required: true
       url:
         description:
-          - URL, or path on the host. For an sdist it may be left out, the client's package index and O(find_links) then have it.
+          - URL, or path on the host. For an sdist it may be left out, the client's package index and O(find_links)
+            then have it.
         type: str
         default: ''
       hashes:
@@ -53,7 +57,8 @@ options:
         default: ''
   python:
     description:
-      - Interpreter of the virtual environment that the wheel is for. Torch and the build's own tools (setuptools, wheel, ninja) are taken from it.
+      - Interpreter of the virtual environment that the wheel is for. Torch and the build's own tools (setuptools,
+        wheel, ninja) are taken from it.
     type: path
     required: true
   cuda_home:
@@ -71,7 +76,8 @@ options:
     default: []
   device_code:
     description:
-      - Whether the extension holds code for GPUs. Without it the headers in O(cuda_home) suffice, and architectures do not belong to the key.
+      - Whether the extension holds code for GPUs. Without it the headers in O(cuda_home) suffice, and architectures
+        do not belong to the key.
     type: bool
     default: true
   env:
@@ -89,7 +95,9 @@ options:
     type: int
     default: 1
   units:
-    description: Translation units that the package is known to have, for the progress before the build tells. 0 when unknown.
+    description:
+      - Translation units that the package is known to have, for the progress before the build tells. 0 when
+        unknown.
     type: int
     default: 0
   gb_per_job:
@@ -114,7 +122,8 @@ options:
     default: true
   background:
     description:
-      - Start what has to be built and return without waiting. A later task with the same options and without this one collects the wheel.
+      - Start what has to be built and return without waiting. A later task with the same options and without this one
+        collects the wheel.
     type: bool
     default: false
   keep:
@@ -239,7 +248,9 @@ key:
   type: str
   sample: 1a2b3c4d5e6f
 wheel:
-  description: The wheel on the host. Empty while a build goes on in the background, and in check mode where there is none yet.
+  description:
+    - The wheel on the host. Empty while a build goes on in the background, and in check mode where there is none
+      yet.
   returned: always
   type: str
   sample: /opt/verl/wheels/flash_attn-2.8.0.post2-0k1a2b3c4d5e6f-cp312-cp312-linux_x86_64.whl
@@ -249,12 +260,16 @@ requirement:
   type: str
   sample: flash-attn==2.8.0.post2 --hash=sha256:4f0c5f3e...
 origin:
-  description: Where the wheel was found, V(host), V(controller), V(url) or V(built); V(building) while a build goes on in the background.
+  description:
+    - Where the wheel was found, V(host), V(controller), V(url) or V(built); V(building) while a build goes on in
+      the background.
   returned: always
   type: str
   sample: controller
 entry:
-  description: What lies beside the wheel. The key's parts, sha256, size, architectures, and how it was built (time, memory, units, log).
+  description:
+    - What lies beside the wheel. The key's parts, sha256, size, architectures, and how it was built (time,
+      memory, units, log).
   returned: when there is a wheel
   type: dict
   sample: {"key": "1a2b3c4d5e6f", "architectures": {"sass": ["90"], "ptx": []}}
@@ -276,7 +291,14 @@ from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils.wheels import builder, cache, key, source, toolchain, worker
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import (
+    builder,
+    cache,
+    key,
+    source,
+    toolchain,
+    worker,
+)
 
 
 def request_of(params: Dict[str, Any]) -> builder.Request:
@@ -413,7 +435,14 @@ def main() -> None:
         module.exit_json(changed=True)
     try:
         answer = steps[module.params["step"]](module.params)
-    except (builder.BuildError, source.SourceError, toolchain.ToolchainError, cache.CacheError, key.ArchitectureError, OSError) as error:
+    except (
+        builder.BuildError,
+        source.SourceError,
+        toolchain.ToolchainError,
+        cache.CacheError,
+        key.ArchitectureError,
+        OSError,
+    ) as error:
         module.fail_json(msg=str(error))
     answer.setdefault("changed", False)
     module.exit_json(**answer)

@@ -25,7 +25,7 @@ SILENCE = 90.0
 def group(parts: dict[str, t.Any]) -> str:
     """What hosts share that one wheel can serve: the key without the compiler, which only some of them have."""
     shared = {name: value for name, value in parts.items() if name not in ("nvcc", "flags")}
-    return "%s-%s" % (parts["package"], hashlib.sha256(key.canonical(shared).encode()).hexdigest()[: key.LENGTH])
+    return "{}-{}".format(parts["package"], hashlib.sha256(key.canonical(shared).encode()).hexdigest()[: key.LENGTH])
 
 
 class Lease:
@@ -54,7 +54,7 @@ class Lease:
         return data if isinstance(data, dict) else None
 
     def _write(self, now: float) -> None:
-        temporary = "%s.%d.new" % (self.path, os.getpid())
+        temporary = f"{self.path}.{os.getpid()}.new"
         with open(temporary, "w", encoding="utf-8") as handle:
             json.dump(dict(self.owner, holder=self.host, beat=now), handle)
         os.replace(temporary, self.path)

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from typing import Any, Callable, Dict, IO, List, NamedTuple, Optional, Sequence
+from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from ..probes import elf, fatbin
 from . import cache, jobs, key, ninja, source, toolchain
@@ -126,18 +126,25 @@ def backend_of(folder: str) -> Dict[str, Any]:
     }
 
 
-_ERROR = re.compile(r"(?:^|\s|:)(?:fatal )?(?:internal )?(?:error|Error)\b\s*[:#]|\berror C?\d+|undefined reference|^ptxas (?:fatal|error)|^nvcc (?:fatal|error)")
+_ERROR = re.compile(
+    r"(?:^|\s|:)(?:fatal )?(?:internal )?(?:error|Error)\b\s*[:#]|\berror C?\d+|undefined reference"
+    r"|^ptxas (?:fatal|error)|^nvcc (?:fatal|error)"
+)
 
 
 def error_lines(text: str, limit: int = 20) -> List[str]:
     """The lines that tell why: the compiler's last errors, otherwise the last lines."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    hits = [number for number, line in enumerate(lines) if _ERROR.search(line) and not line.startswith(("RuntimeError: Error compiling", "subprocess.Called"))]
+    hits = [
+        number
+        for number, line in enumerate(lines)
+        if _ERROR.search(line) and not line.startswith(("RuntimeError: Error compiling", "subprocess.Called"))
+    ]
     real = [number for number in hits if not re.match(r"^\s*(?:\w+\.)*\w*Error\b", lines[number])] or hits
     if not real:
         return lines[-limit:]
     last = real[-1]
-    first = max([0] + [n for n in range(last) if lines[n].startswith("FAILED:")][-1:] + [last - limit + 4])
+    first = max([0, *[n for n in range(last) if lines[n].startswith("FAILED:")][-1:], last - limit + 4])
     return [line[:400] for line in lines[first : last + 4]][-limit:]
 
 
@@ -192,7 +199,7 @@ class Build:
         self.fetch()
         session = {"started": self.started, "jobs": [], "units_before": self.count().done, "reason": chosen.reason}
         self.record["sessions"].append(session)
-        self.compile(chosen.count, session)
+        self.compile(chosen.number, session)
         return self.collect(session)
 
     def fetch(self) -> None:
@@ -203,7 +210,12 @@ class Build:
             source.fetch_git(request.url, request.commit, self.source, request.client)
             return
         archive = source.fetch_sdist(
-            request.name, request.version, request.hashes, request.url, os.path.join(self.folder, "sdist"), request.client
+            request.name,
+            request.version,
+            request.hashes,
+            request.url,
+            os.path.join(self.folder, "sdist"),
+            request.client,
         )
         source.unpack(archive, self.source)
 
@@ -227,14 +239,15 @@ class Build:
                 raise BuildError(self.failure(status, output))
             if count == 1:
                 raise BuildError(
-                    f"The kernel killed the compiler of {self.request.name} for memory, with one job at a time. Free memory or raise the "
+                    f"The kernel killed the compiler of {self.request.name} for memory, with one job at a time. "
+                    f"Free memory or raise the "
                     f"limit ({jobs.available_memory()[0] / jobs.GIB:.1f} GB are available), or build on another host "
                     f"(playbooks/wheels.yml). What is compiled is kept. Log: {self.log}"
                 )
             count = max(1, count // 2)
             self.say(f"a compiler was killed for memory: going on with {count} job{'s' if count > 1 else ''}")
 
-    def attempt(self, count: int) -> "tuple[int, str]":
+    def attempt(self, count: int) -> tuple[int, str]:
         """One run of the backend; its exit status and the end of its output."""
         request, context = self.request, self.context
         home = context.kit.home if context.kit else None
@@ -243,18 +256,28 @@ class Build:
         cudnn = toolchain.cudnn_home(request.cudnn_home, context.python.site, context.kit.home if context.kit else None)
         parallel = max(1, min(request.parallel, count))
         environment = toolchain.environment(
-            context.python, home, cudnn, context.parts["architectures"], max(1, count // parallel), request.compiler, self.folder, request.env
+            context.python,
+            home,
+            cudnn,
+            context.parts["architectures"],
+            max(1, count // parallel),
+            request.compiler,
+            self.folder,
+            request.env,
         )
         out = os.path.join(self.folder, "out")
         shutil.rmtree(out, ignore_errors=True)
         os.makedirs(out)
         short = key.digest(context.parts)
         options = ["--build-number=" + key.build_tag(short)]
-        options += [option.replace("{jobs}", str(count)).replace("{parallel}", str(parallel)) for option in request.options]
+        options += [
+            option.replace("{jobs}", str(count)).replace("{parallel}", str(parallel)) for option in request.options
+        ]
         specification = dict(backend_of(self.source), source=self.source, out=out, options=options)
         command = [context.python.path, "-c", _BACKEND, json.dumps(specification)]
         with open(self.log, "ab") as log:
-            self.say(f"{request.name} {request.version}, key {short}, {count} jobs, {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}", log)
+            now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+            self.say(f"{request.name} {request.version}, key {short}, {count} jobs, {now}", log)
             position = log.tell()
             # Standard input is the lock of the folder: a compiler that outlives us keeps it, see worker.py.
             process = subprocess.Popen(command, cwd=self.source, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -263,7 +286,7 @@ class Build:
             log.seek(max(position, os.path.getsize(self.log) - _LOG_TAIL))
             return status, log.read().decode("utf-8", "replace")
 
-    def watch(self, process: "subprocess.Popen[bytes]", count: int) -> int:
+    def watch(self, process: subprocess.Popen[bytes], count: int) -> int:
         """Tell how far the build is until it ends."""
         begun, first = time.time(), self.count().done
         try:
@@ -274,7 +297,16 @@ class Build:
                 elapsed = time.time() - begun
                 fresh = units.done - first
                 left = elapsed / fresh * (units.total - units.done) if fresh > 0 and units.total else None
-                self.tell({"what": "compiling", "done": units.done, "total": units.total, "elapsed": elapsed, "left": left, "jobs": count})
+                self.tell(
+                    {
+                        "what": "compiling",
+                        "done": units.done,
+                        "total": units.total,
+                        "elapsed": elapsed,
+                        "left": left,
+                        "jobs": count,
+                    }
+                )
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_INTERVAL)
         except BaseException:
@@ -287,7 +319,9 @@ class Build:
         out = os.path.join(self.folder, "out")
         wheels = [name for name in sorted(os.listdir(out)) if name.endswith(".whl")]
         if len(wheels) != 1:
-            raise BuildError(f"The build of {self.request.name} left {len(wheels)} wheels instead of one. Log: {self.log}")
+            raise BuildError(
+                f"The build of {self.request.name} left {len(wheels)} wheels instead of one. Log: {self.log}"
+            )
         name = wheels[0]
         short = key.digest(self.context.parts)
         fields = name[: -len(".whl")].split("-")
@@ -305,7 +339,8 @@ class Build:
         if missing:
             found = ", ".join(embedded["sass"]) or "none"
             raise BuildError(
-                f"{name} holds no machine code for {', '.join('sm_' + arch for arch in missing)} (found: {found}): the package's build did not "
+                f"{name} holds no machine code for {', '.join('sm_' + arch for arch in missing)} (found: {found}): "
+                f"the package's build did not "
                 f"follow the architectures, or nvcc {self.context.parts['nvcc']} does not know them. Log: {self.log}"
             )
         units = self.count()
@@ -363,7 +398,8 @@ class Build:
         units = self.count()
         return (
             f"The build of {self.request.name} {self.request.version} {how} after {units.done} of {units.total} units. "
-            f"The compiler's last lines:\n{lines}\nWhat is compiled is kept: the next run goes on from there. Log: {self.log}"
+            f"The compiler's last lines:\n{lines}\n"
+            f"What is compiled is kept: the next run goes on from there. Log: {self.log}"
         )
 
     def clean(self) -> None:

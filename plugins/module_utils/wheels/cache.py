@@ -69,7 +69,9 @@ def ranked(offered: List[Entry], wanted: key.Parts) -> List[Entry]:
     """The entries that serve, the exact one first, then the ones with the fewest architectures."""
     exact = key.digest(wanted)
     serving = [entry for entry in offered if key.serves(entry["parts"], wanted)]
-    return sorted(serving, key=lambda entry: (entry["key"] != exact, len(entry["parts"]["architectures"]), entry["key"]))
+    return sorted(
+        serving, key=lambda entry: (entry["key"] != exact, len(entry["parts"]["architectures"]), entry["key"])
+    )
 
 
 def verify(path: str, entry: Entry) -> Optional[str]:
@@ -120,7 +122,9 @@ def write_json(path: str, data: Any) -> None:
 def store(folder: str, wheel: str, entry: Entry, move: bool = False) -> Found:
     """Take a wheel into the cache, if it is what its entry says."""
     if not usable(entry):
-        raise CacheError("The entry of the wheel is broken or of another version of the collection: build the wheel again.")
+        raise CacheError(
+            "The entry of the wheel is broken or of another version of the collection: build the wheel again."
+        )
     problem = verify(wheel, entry)
     if problem:
         raise CacheError(f"{problem}: the wheel was changed or damaged on its way and is refused.")

@@ -17,7 +17,7 @@ class NotEnoughMemory(Exception):
 
 
 class Jobs(NamedTuple):
-    count: int
+    number: int
     reason: str
     cores: int
     memory: int
@@ -140,8 +140,9 @@ def choose(cores: int, memory: int, why: str, gb_per_job: float, reserve_gb: flo
     by_memory = int(usable / (gb_per_job * GIB)) if gb_per_job > 0 else cores
     if by_memory < 1:
         raise NotEnoughMemory(
-            f"One compile job needs {gb_per_job:g} GB and {reserve_gb:g} GB stay in reserve, but {memory / GIB:.1f} GB are "
-            f"available ({why}). Free memory, raise the limit, lower the reserve, or build the wheel on another "
+            f"One compile job needs {gb_per_job:g} GB and {reserve_gb:g} GB stay in reserve, but "
+            f"{memory / GIB:.1f} GB are available "
+            f"({why}). Free memory, raise the limit, lower the reserve, or build the wheel on another "
             "host: playbooks/wheels.yml puts it into the cache."
         )
     count = min(cores, by_memory)
@@ -164,7 +165,9 @@ def kills(root: str = "/") -> int:
     if match:
         total += int(match.group(1))
     found = groups(root, _read(os.path.join(root, "proc/self/cgroup")) or "")
-    for folder, name in [(f, "memory.events") for f in found["v2"][:1]] + [(f, "memory.oom_control") for f in found["memory"][:1]]:
+    for folder, name in [(f, "memory.events") for f in found["v2"][:1]] + [
+        (f, "memory.oom_control") for f in found["memory"][:1]
+    ]:
         match = re.search(r"^oom_kill (\d+)$", _read(os.path.join(folder, name)) or "", re.M)
         if match:
             total += int(match.group(1))
@@ -172,7 +175,8 @@ def kills(root: str = "/") -> int:
 
 
 _KILLED = re.compile(
-    r"\bKilled\b(?! by)|died due to signal 9|[Kk]illed signal terminated program|exit(?:ed with)? (?:code|status) -?(?:137|9)\b"
+    r"\bKilled\b(?! by)|died due to signal 9|[Kk]illed signal terminated program"
+    r"|exit(?:ed with)? (?:code|status) -?(?:137|9)\b"
     r"|virtual memory exhausted|[Cc]annot allocate memory|std::bad_alloc|out of memory allocating"
 )
 

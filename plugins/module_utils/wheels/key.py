@@ -25,7 +25,9 @@ class ArchitectureError(ValueError):
 
 def architecture(text: str) -> str:
     """One architecture as the compiler writes it: "90" for "9.0", "sm_90", "90"; "90a" and "100f" keep their letter."""
-    match = re.fullmatch(r"(?:sm_|compute_)?(\d{1,2})\.(\d)([af]?)|(?:sm_|compute_)?(\d{2,3})([af]?)", str(text).strip())
+    match = re.fullmatch(
+        r"(?:sm_|compute_)?(\d{1,2})\.(\d)([af]?)|(?:sm_|compute_)?(\d{2,3})([af]?)", str(text).strip()
+    )
     if match is None:
         raise ArchitectureError(f"{text!r} is no GPU architecture: write it as 9.0, 90 or sm_90.")
     if match.group(1):
@@ -108,7 +110,7 @@ def key_in_name(filename: str) -> Optional[str]:
     fields = filename[: -len(".whl")].split("-") if filename.endswith(".whl") else []
     if len(fields) != 6:
         return None
-    match = re.fullmatch(r"0k([0-9a-f]{%d})" % LENGTH, fields[2])
+    match = re.fullmatch(rf"0k([0-9a-f]{{{LENGTH}}})", fields[2])
     return match.group(1) if match else None
 
 

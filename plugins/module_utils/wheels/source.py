@@ -108,7 +108,8 @@ def download(url: str, target: str, client: Client) -> None:
     with contextlib.suppress(OSError):
         os.unlink(temporary)
     raise SourceError(
-        f"{without_password(url)} could not be fetched: {last}. Check stack_proxy and stack_ca_file, or put the file into a folder of stack_find_links."
+        f"{without_password(url)} could not be fetched: {last}. "
+        "Check stack_proxy and stack_ca_file, or put the file into a folder of stack_find_links."
     )
 
 
@@ -145,7 +146,9 @@ def resolve(name: str, version: str, client: Client, folder: str) -> str:
     try:
         with open(os.path.join(work, "uv.toml"), "w", encoding="utf-8") as handle:
             handle.write(
-                f'dependency-metadata = [{{ name = "{key.normalise(name)}", version = "{version}", requires-dist = [] }}]\n'
+                "dependency-metadata = [{ "
+                f'name = "{key.normalise(name)}", version = "{version}", requires-dist = []'
+                " }]\n"
             )
         with open(os.path.join(work, "wanted.in"), "w", encoding="utf-8") as handle:
             handle.write(f"{name}=={version}\n")
@@ -166,7 +169,7 @@ def resolve(name: str, version: str, client: Client, folder: str) -> str:
             environment.update(HTTP_PROXY=client.proxy, HTTPS_PROXY=client.proxy, ALL_PROXY=client.proxy)
         try:
             done = subprocess.run(
-                command + ["wanted.in"],
+                [*command, "wanted.in"],
                 cwd=work,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -204,7 +207,9 @@ def fetch_sdist(name: str, version: str, hashes: Sequence[str], url: str, folder
             return path
     local = None if url else in_folders(name, version, client.find_links)
     address = url or local or resolve(name, version, client, folder)
-    filename = os.path.basename(urllib.parse.unquote(urllib.parse.urlsplit(address).path if "://" in address else address))
+    filename = os.path.basename(
+        urllib.parse.unquote(urllib.parse.urlsplit(address).path if "://" in address else address)
+    )
     if not filename.endswith(_ENDINGS):
         raise SourceError(f"{without_password(address)} is no sdist: it should end in one of {', '.join(_ENDINGS)}.")
     target = os.path.join(folder, filename)
@@ -213,7 +218,8 @@ def fetch_sdist(name: str, version: str, hashes: Sequence[str], url: str, folder
     if found not in wanted:
         os.unlink(target)
         raise SourceError(
-            f"{without_password(address)} has sha256 {found}, not {' or '.join(sorted(wanted))}: it is not the file of the lock and was thrown away."
+            f"{without_password(address)} has sha256 {found}, not {' or '.join(sorted(wanted))}: "
+            "it is not the file of the lock and was thrown away."
         )
     return target
 
@@ -247,7 +253,7 @@ def unpack(archive: str, folder: str) -> int:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 with opened.open(info) as reader, open(target + ".part", "wb") as handle:
                     shutil.copyfileobj(reader, handle, _BLOCK)
-                moment = time.mktime(info.date_time + (0, 0, -1))
+                moment = time.mktime((*info.date_time, 0, 0, -1))
                 os.utime(target + ".part", (moment, moment))
                 os.replace(target + ".part", target)
                 written += 1
@@ -273,7 +279,9 @@ def unpack(archive: str, folder: str) -> int:
                 os.utime(target + ".part", (member.mtime, member.mtime))
                 os.replace(target + ".part", target)
             else:
-                raise SourceError(f"The archive holds {member.name!r}, which is neither file, folder nor link: it is refused.")
+                raise SourceError(
+                    f"The archive holds {member.name!r}, which is neither file, folder nor link: it is refused."
+                )
             written += 1
     return written
 
@@ -319,7 +327,9 @@ def _git(arguments: Sequence[str], folder: str, client: Client, timeout: float =
 def fetch_git(url: str, commit: str, folder: str, client: Client) -> None:
     """The work tree of one commit in the folder. Git's own hashes prove that it is that commit."""
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise SourceError(f"{commit!r} is no commit: a whole commit id of 40 digits is needed, never a branch or a tag.")
+        raise SourceError(
+            f"{commit!r} is no commit: a whole commit id of 40 digits is needed, never a branch or a tag."
+        )
     os.makedirs(folder, exist_ok=True)
     if not os.path.isdir(os.path.join(folder, ".git")):
         _git(["init", "-q"], folder, client)
@@ -335,7 +345,8 @@ def fetch_git(url: str, commit: str, folder: str, client: Client) -> None:
         there, _unused = _git(["cat-file", "-e", commit + "^{tree}"], folder, client)
         if there != 0:
             raise SourceError(
-                f"Commit {commit} could not be fetched from {shown}: {said[-400:] or 'it is not there'}. Set the URL to a mirror or a bundle that holds it."
+                f"Commit {commit} could not be fetched from {shown}: "
+                f"{said[-400:] or 'it is not there'}. Set the URL to a mirror or a bundle that holds it."
             )
     status, said = _git(["checkout", "-q", "--force", commit], folder, client)
     if status != 0:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the verl.baremetal authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a build uses: Python, Torch, the CUDA home, the host compiler, and an environment in which nothing else leaks."""
+"""What a build uses: Python, Torch, the CUDA home, the compiler, and an environment into which nothing else leaks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from . import key
 _PROBE = (
     "import json, sys, sysconfig;"
     "print(json.dumps({'tag': 'cp%d%d' % sys.version_info[:2], 'version': '%d.%d.%d' % sys.version_info[:3],"
-    "'soabi': sysconfig.get_config_var('SOABI'), 'site': sysconfig.get_path('platlib'), 'include': sysconfig.get_path('include'),"
+    "'soabi': sysconfig.get_config_var('SOABI'), 'site': sysconfig.get_path('platlib'),"
+    "'include': sysconfig.get_path('include'),"
     "'prefix': sys.prefix}))"
 )
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -51,14 +52,20 @@ def ask_python(path: str) -> Python:
     """What the interpreter says about itself."""
     try:
         done = subprocess.run(
-            [path, "-I", "-c", _PROBE], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False
+            [path, "-I", "-c", _PROBE],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise ToolchainError(f"{path} is no usable Python: {error}") from error
     if done.returncode != 0:
         raise ToolchainError(f"{path} is no usable Python: {done.stderr.decode('utf-8', 'replace').strip()[-300:]}")
     data = json.loads(done.stdout.decode())
-    return Python(path, data["tag"], data["version"], data["soabi"] or "", data["site"], data["include"], data["prefix"])
+    return Python(
+        path, data["tag"], data["version"], data["soabi"] or "", data["site"], data["include"], data["prefix"]
+    )
 
 
 def torch_of(site: str) -> Optional[Dict[str, Any]]:
@@ -97,7 +104,9 @@ def cuda_of(home: str) -> Optional[Cuda]:
         return Cuda(home, version, True)
     found = cuda.home(home)
     if found is None or not (found["version"] or found["header"]):
-        raise ToolchainError(f"{home} is no CUDA home: there is neither bin/nvcc nor include/cuda.h. Correct cuda_home.")
+        raise ToolchainError(
+            f"{home} is no CUDA home: there is neither bin/nvcc nor include/cuda.h. Correct cuda_home."
+        )
     return Cuda(home, str(found["version"] or found["header"]), False)
 
 
@@ -139,7 +148,9 @@ def compiler_version(path: Optional[str]) -> str:
     if not path:
         return ""
     try:
-        done = subprocess.run([path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=False)
+        done = subprocess.run(
+            [path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.decode("utf-8", "replace").splitlines()[0] if done.stdout else ""
@@ -151,7 +162,9 @@ def ninja_of(python: Python) -> Optional[str]:
     return own if os.access(own, os.X_OK) else shutil.which("ninja", path=os.pathsep.join(_SYSTEM_PATH))
 
 
-def refusal(kit: Optional[Cuda], device_code: bool, torch: Optional[Dict[str, Any]], python: Python, compiler: str) -> Optional[str]:
+def refusal(
+    kit: Optional[Cuda], device_code: bool, torch: Optional[Dict[str, Any]], python: Python, compiler: str
+) -> Optional[str]:
     """Why nothing can be compiled here, None when all is there."""
     if host_compiler(compiler) is None:
         return f"there is no C++ compiler ({compiler or 'g++'}); install g++"
@@ -163,9 +176,20 @@ def refusal(kit: Optional[Cuda], device_code: bool, torch: Optional[Dict[str, An
         if kit is None:
             return "no CUDA home is given; set cuda_source to nvidia or existing"
         if not kit.compiler:
-            return f"{kit.home} has no nvcc (CUDA from PyPI brings none for CUDA 12); set cuda_source to nvidia or existing"
-    if kit is not None and torch is not None and torch["cuda"] and kit.version.split(".")[0] != str(torch["cuda"]).split(".")[0]:
-        return f"{kit.home} is CUDA {kit.version} and Torch is built for CUDA {torch['cuda']}; take a CUDA home of the same major version"
+            return (
+                f"{kit.home} has no nvcc (CUDA from PyPI brings none for CUDA 12); "
+                "set cuda_source to nvidia or existing"
+            )
+    if (
+        kit is not None
+        and torch is not None
+        and torch["cuda"]
+        and kit.version.split(".")[0] != str(torch["cuda"]).split(".")[0]
+    ):
+        return (
+            f"{kit.home} is CUDA {kit.version} and Torch is built for CUDA {torch['cuda']}; "
+            "take a CUDA home of the same major version"
+        )
     return None
 
 
@@ -175,7 +199,8 @@ def system_path(home: Optional[str]) -> List[str]:
     return [
         folder
         for folder in _SYSTEM_PATH
-        if os.path.isdir(folder) and (not os.path.lexists(os.path.join(folder, "nvcc")) or os.path.realpath(folder) == own)
+        if os.path.isdir(folder)
+        and (not os.path.lexists(os.path.join(folder, "nvcc")) or os.path.realpath(folder) == own)
     ]
 
 
@@ -192,7 +217,7 @@ def stand_in(kit: Cuda, folder: str) -> str:
         target = os.path.join(kit.home, name)
         if os.path.exists(target):
             os.symlink(target, os.path.join(home, name))
-    numbers = (kit.version.split(".") + ["0", "0"])[:3]
+    numbers = ([*kit.version.split("."), "0", "0"])[:3]
     script = os.path.join(home, "bin", "nvcc")
     with open(script, "w", encoding="utf-8") as handle:
         handle.write(
@@ -201,7 +226,7 @@ def stand_in(kit: Cuda, folder: str) -> str:
             'case "$1" in\n'
             "-V | --version)\n"
             '    echo "nvcc: stand-in of verl.baremetal for CUDA without a compiler"\n'
-            f'    echo "Cuda compilation tools, release {numbers[0]}.{numbers[1]}, V{numbers[0]}.{numbers[1]}.{numbers[2]}"\n'
+            f'    echo "Cuda compilation tools, release {numbers[0]}.{numbers[1]}, V{".".join(numbers)}"\n'
             "    ;;\n"
             "*)\n"
             '    echo "this CUDA home has no nvcc: device code cannot be compiled" >&2\n'

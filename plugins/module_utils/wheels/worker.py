@@ -89,7 +89,13 @@ def work(request: builder.Request, context: builder.Context, folder: str, cache_
             if not request.keep:
                 build.clean()
         result = {"ok": True, "wheel": found.path, "entry": found.entry}
-    except (builder.BuildError, source.SourceError, toolchain.ToolchainError, jobs.NotEnoughMemory, cache.CacheError) as error:
+    except (
+        builder.BuildError,
+        source.SourceError,
+        toolchain.ToolchainError,
+        jobs.NotEnoughMemory,
+        cache.CacheError,
+    ) as error:
         result = {"ok": False, "message": str(error)}
     except Exception as error:
         result = {"ok": False, "message": f"The builder itself failed: {error!r}.\n{traceback.format_exc()[-1500:]}"}
@@ -105,7 +111,11 @@ def start(request: builder.Request, context: builder.Context, folder: str, cache
     for name in (RESULT, STATUS):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
-    detach(lambda: _main(request, context, folder, cache_folder, descriptor), descriptor, os.path.join(folder, "worker.log"))
+    detach(
+        lambda: _main(request, context, folder, cache_folder, descriptor),
+        descriptor,
+        os.path.join(folder, "worker.log"),
+    )
     os.close(descriptor)
     return True
 
