@@ -7,7 +7,7 @@ A rule takes the context and returns its checks; `RULES` at the end is their ord
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .. import pep440, pep508
 from ..probes import fatbin
