@@ -7,6 +7,7 @@ Nothing else reads the variable. A kill is SIGKILL, as by an out-of-memory kille
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import Iterable
@@ -19,8 +20,6 @@ def failpoint(name: str, children: Iterable[int] = ()) -> None:
     if os.environ.get(VARIABLE) != name:
         return
     for pid in children:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     os.kill(os.getpid(), signal.SIGKILL)

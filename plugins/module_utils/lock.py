@@ -17,7 +17,7 @@ import json
 import os
 import socket
 import time
-from typing import Any, Dict, IO, List, Optional
+from typing import Any, Dict, List, Optional
 
 Owner = Dict[str, Any]
 FORMAT = 1
@@ -147,13 +147,13 @@ class _Guard:
 
     def __init__(self, root: str) -> None:
         os.makedirs(_folder(root), exist_ok=True)
-        self._handle: IO[str] = open(path_of(root) + ".guard", "a", encoding="utf-8")
+        self._handle = os.open(path_of(root) + ".guard", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def __enter__(self) -> None:
         fcntl.flock(self._handle, fcntl.LOCK_EX)
 
     def __exit__(self, *unused: Any) -> None:
-        self._handle.close()
+        os.close(self._handle)
 
 
 def acquire(
@@ -183,6 +183,21 @@ def acquire(
         since = holder["since"] if holder and holder["run"] == owner["run"] and "since" in holder else moment
         _write(root, dict(owner, format=FORMAT, since=since, heartbeat=moment))
         return reason
+
+
+def renew(root: str, owner: Owner, now: Optional[float] = None) -> None:
+    """Renew the heartbeat of a run that holds the lock; nothing when nobody does, LockHeld when another run does."""
+    if not os.path.exists(path_of(root)):
+        return
+    moment = time.time() if now is None else now
+    with _Guard(root):
+        holder = read(root)
+        if holder is None:
+            return
+        if holder["run"] == owner["run"]:
+            _write(root, dict(holder, heartbeat=moment))
+        elif not is_dead(holder):
+            raise LockHeld(f"{root} is locked by {describe(holder, moment)}. Wait for that run.", holder)
 
 
 def _reason_to_take(holder: Owner, stale: float, force: bool, takeover: str, now: float) -> Optional[str]:
@@ -234,11 +249,11 @@ class Busy:
 
     def __init__(self, folder: str) -> None:
         self.path = os.path.join(folder, ".busy")
-        self._handle: Optional[IO[str]] = None
+        self._handle: Optional[int] = None
 
     def take(self, wait: float = 600, tick: Any = None) -> None:
         """Wait for the flock; tick(text) is called each second of waiting; LockHeld after wait seconds."""
-        handle = open(self.path, "a+", encoding="utf-8")
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         end = time.monotonic() + wait
         while True:
             try:
@@ -246,12 +261,11 @@ class Busy:
                 break
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    handle.close()
+                    os.close(handle)
                     raise
-            handle.seek(0)
-            who = handle.read().strip() or "unknown"
+            who = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
             if time.monotonic() >= end:
-                handle.close()
+                os.close(handle)
                 raise LockHeld(
                     f"a process of an earlier run (module process {who} or a child of it) still works in "
                     f"{os.path.dirname(self.path)} after {wait:g} s of waiting: wait for it or end it, then run again."
@@ -259,17 +273,16 @@ class Busy:
             if tick is not None:
                 tick(f"waiting for a process of an earlier run ({who}) to end")
             time.sleep(min(1.0, max(0.01, end - time.monotonic())))
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
         self._handle = handle
 
     def fileno(self) -> List[int]:
         """File descriptors to hand to children (subprocess pass_fds)."""
-        return [self._handle.fileno()] if self._handle is not None else []
+        return [self._handle] if self._handle is not None else []
 
     def free(self) -> None:
         """Let go; a child that inherited the lock keeps it until it ends."""
         if self._handle is not None:
-            self._handle.close()
+            os.close(self._handle)
             self._handle = None

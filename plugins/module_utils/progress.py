@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -30,15 +31,13 @@ class Progress:
             return
         self._last_what = what
         self._last_write = now
-        data = {"what": what, "done": done, "total": total, "started": self.started, "time": now}
+        data = {"pid": os.getpid(), "what": what, "done": done, "total": total, "started": self.started, "time": now}
         temporary = f"{self.path}.{os.getpid()}.new"
-        try:
+        # Telling how far we are is never a reason to fail: a full disk will be reported by the step itself.
+        with contextlib.suppress(OSError):
             with open(temporary, "w", encoding="utf-8") as handle:
                 handle.write(json.dumps(data) + "\n")
             os.replace(temporary, self.path)
-        except OSError:
-            # Telling how far we are is never a reason to fail, a full disk will be reported by the step itself.
-            pass
 
 
 def parse(text: str) -> Optional[Dict[str, Any]]:

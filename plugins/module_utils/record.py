@@ -9,6 +9,7 @@ kill it may call a distribution installed that lacks files, so nothing is made l
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
 import os
@@ -287,10 +288,8 @@ def remove(dist: Distribution) -> None:
             continue
         if path.startswith(dist.path + os.sep):
             continue
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(path)
-        except OSError:
-            pass
         folders.add(os.path.dirname(path))
     for folder in sorted(folders, key=len, reverse=True):
         _remove_empty(folder, site)
