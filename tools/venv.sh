@@ -67,6 +67,20 @@ if ! "$venv/bin/python3" -c 'import pip' >/dev/null 2>&1 || [ "$(cat "$venv/.pla
 fi
 rm -f "$venv/.stamp-controller" "$venv/.stamp-$group"
 
+# Companies (and some test machines) put their own certificate authority before the index: a file that one client was told of
+# serves both, and without any uv takes the system's instead of the list that it brings along.
+if [ -z "${SSL_CERT_FILE:-}" ] && [ -n "${PIP_CERT:-}" ]; then
+    SSL_CERT_FILE=$PIP_CERT
+    export SSL_CERT_FILE
+elif [ -z "${PIP_CERT:-}" ] && [ -n "${SSL_CERT_FILE:-}" ]; then
+    PIP_CERT=$SSL_CERT_FILE
+    export PIP_CERT
+fi
+system_certs=
+for file in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem; do
+    [ ! -s "$file" ] || system_certs=--system-certs
+done
+
 if ! "$venv/bin/uv" --version 2>/dev/null | grep -qF "uv $(sed -n 's/^uv==\([^ ]*\).*/\1/p' "$locks/uv.txt") "; then
     echo "venv: installing uv"
     # Machine-wide constraints and extra folders of wheels have no say in a hashed lock.
@@ -82,13 +96,10 @@ if [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then
         export UV_DEFAULT_INDEX
     fi
 fi
-if [ -z "${SSL_CERT_FILE:-}" ] && [ -n "${PIP_CERT:-}" ]; then
-    SSL_CERT_FILE=$PIP_CERT
-    export SSL_CERT_FILE
-fi
 
 echo "venv: installing the $group tools (requirements/$group.txt)"
-"$venv/bin/uv" pip install --quiet --no-config --no-deps --require-hashes --compile-bytecode \
+# shellcheck disable=SC2086 # empty where there is no system list
+"$venv/bin/uv" pip install $system_certs --quiet --no-config --no-deps --require-hashes --compile-bytecode \
     --python "$venv/bin/python3" -r "$locks/$group.txt"
 
 stamp_of "$group" >"$venv/.stamp-$group"

@@ -64,7 +64,7 @@ def not_in_ci() -> dict[str, str]:
     found = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
-            name, reason = (line.split(":", 1) + [""])[:2]
+            name, reason = [*line.split(":", 1), ""][:2]
             if name.strip() and not name.lstrip().startswith("#"):
                 found[name.strip()] = reason.strip()
     return found
