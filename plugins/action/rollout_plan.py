@@ -56,7 +56,7 @@ class ActionModule(ActionBase):
         journal.save_run(title=str(args["title"]))
         display.display(f"{args['title']}: {total} hosts, batches of {_short(sizes)}, journal in {journal.folder}")
         if dead:
-            display.display(f"  the run of process {dead.get('pid')} was interrupted; this one goes on where it stopped")
+            display.display(f"  the run of process {dead.get('pid')} was interrupted; this one goes on with it")
         return {"changed": False, "total": total, "sizes": sizes, "resumed": bool(dead), "started": known["started"]}
 
     def _survey(self, journal: rollout_journal.Journal, who: Dict[str, Any], args: Dict[str, Any]) -> Dict[str, Any]:

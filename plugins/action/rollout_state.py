@@ -15,7 +15,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.verl.baremetal.plugins.module_utils.rollout import lines
-from ansible_collections.verl.baremetal.plugins.plugin_utils import rollout_journal, role_defaults, stack_file
+from ansible_collections.verl.baremetal.plugins.plugin_utils import role_defaults, rollout_journal, stack_file
 
 display = Display()
 
@@ -60,7 +60,8 @@ class ActionModule(ActionBase):
         if args.get("state") == "claim" and not args.get("key"):
             try:
                 chosen = role_defaults.values(self._templar, variables, ["stack_name", "stack_path"])
-                args["key"] = key_of(stack_digest(stack_file.find(chosen["stack_name"], chosen["stack_path"])), variables)
+                folder = stack_file.find(chosen["stack_name"], chosen["stack_path"])
+                args["key"] = key_of(stack_digest(folder), variables)
             except stack_file.StackError as error:
                 return {"failed": True, "msg": str(error)}
         try:

@@ -20,7 +20,7 @@ author: the verl.baremetal authors (@verl-baremetal)
 options:
   root:
     description:
-      - Folder of the installation. The state is kept in C(state/rollout.json) there, and C(current) is the live release.
+      - Folder of the installation. The state is kept in C(state/rollout.json) there; C(current) is what is live.
       - Empty takes V(/opt/verl) for root and V(~/verl) for anyone else.
     type: str
     default: ""
@@ -29,10 +29,10 @@ options:
       - V(claim) takes the host for a rollout and tells whether that rollout is done here already.
       - V(record) enters O(phase).
       - V(release) gives the claim back.
-      - V(info) only reads.
+      - V(query) only reads.
     type: str
-    choices: [claim, record, release, info]
-    default: info
+    choices: [claim, record, release, query]
+    default: query
   key:
     description: What the rollout wants, as one word; two runs with the same key are the same rollout.
     type: str
@@ -211,7 +211,7 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
     path = os.path.join(root, "state", "rollout.json")
     live = live_release(os.path.join(root, "current"))
     aside: Optional[str] = None
-    if module.params["state"] == "info" or module.check_mode:
+    if module.params["state"] == "query" or module.check_mode:
         before, broken = read(path)
         after, done = decide(module, before, live)
         return answer(before, after, done, live, path if broken else None, root)
@@ -255,7 +255,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "str", "default": ""},
-            "state": {"type": "str", "choices": ["claim", "record", "release", "info"], "default": "info"},
+            "state": {"type": "str", "choices": ["claim", "record", "release", "query"], "default": "query"},
             "key": {"type": "str", "default": "", "no_log": False},
             "direction": {"type": "str", "choices": ["activate", "rollback"], "default": "activate"},
             "who": {
@@ -295,7 +295,8 @@ def main() -> None:
     except logic.StateError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"cannot keep the rollout's state in {root_of(module.params['root'])}: {error.strerror or error}")
+        root = root_of(module.params["root"])
+        module.fail_json(msg=f"cannot keep the rollout's state in {root}/state: {error.strerror or error}")
     module.exit_json(**result)
 
 

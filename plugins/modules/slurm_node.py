@@ -22,7 +22,7 @@ options:
   state:
     description: Out of service with no job running, back in service, or only asked.
     type: str
-    choices: [drained, resumed, info]
+    choices: [drained, resumed, query]
     required: true
   reason:
     description: Words after the fixed beginning C(verl.baremetal) of the drain's reason.
@@ -187,7 +187,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["drained", "resumed", "info"], "required": True},
+            "state": {"type": "str", "choices": ["drained", "resumed", "query"], "required": True},
             "reason": {"type": "str", "default": "rollout"},
             "timeout": {"type": "int", "default": 86400},
             "poll": {"type": "int", "default": 10},

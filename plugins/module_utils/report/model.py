@@ -27,7 +27,12 @@ def rollout(run: Mapping[str, Any], hosts: Mapping[str, Mapping[str, Any]], now:
     batches = list((run.get("batches") or {}).values())
     found["batches"] = sorted(
         (
-            {"number": item["number"], "hosts": len(item["hosts"]), "started": item.get("started"), "ended": item.get("ended")}
+            {
+                "number": item["number"],
+                "hosts": len(item["hosts"]),
+                "started": item.get("started"),
+                "ended": item.get("ended"),
+            }
             for item in batches
         ),
         key=lambda item: item["number"],
@@ -70,7 +75,8 @@ def verify(answers: Mapping[str, Mapping[str, Any]], now: float, title: str) -> 
             status, why = "failed", str(answer.get("msg", "no answer"))
         else:
             status = "failed" if bad else "done"
-            why = "; ".join(f"{check['name']}: {check.get('found')} instead of {check.get('expected')}" for check in bad)
+            told = [f"{check['name']}: {check.get('found')} instead of {check.get('expected')}" for check in bad]
+            why = "; ".join(told)
         found["hosts"].append(
             {
                 "name": name,
@@ -101,8 +107,8 @@ def _skeleton(kind: str, title: str, now: float) -> Dict[str, Any]:
     return {"schema": SCHEMA, "kind": kind, "title": title, "written": now, "batches": [], "hosts": [], "counts": {}}
 
 
-def _finish(found: Dict[str, Any], table: "_Table") -> Dict[str, Any]:
-    counts = {name: 0 for name in lines.STATUSES}
+def _finish(found: Dict[str, Any], table: _Table) -> Dict[str, Any]:
+    counts = dict.fromkeys(lines.STATUSES, 0)
     for host in found["hosts"]:
         counts[host["status"]] += 1
         # A host that was asked before a component was known has no cell for it.

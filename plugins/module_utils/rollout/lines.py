@@ -92,7 +92,7 @@ def color(entry: Mapping[str, Any]) -> str:
 
 def counts(hosts: Mapping[str, Mapping[str, Any]]) -> Dict[str, int]:
     """How many hosts have each status."""
-    found = {name: 0 for name in STATUSES}
+    found = dict.fromkeys(STATUSES, 0)
     for entry in hosts.values():
         found[status(entry)] += 1
     return found
