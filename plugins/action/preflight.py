@@ -58,9 +58,10 @@ class ActionModule(ActionBase):
                     }
                 )
         facts = answer["facts"]
-        result.update(decided, facts={k: facts[k] for k in ("os", "glibc", "root", "cores", "memory_bytes", "gpus")}, changed=False)
         if decided["failures"]:
-            result.update(failed=True, msg=plan.describe(decided["failures"]))
+            result.update(failed=True, changed=False, failures=decided["failures"], msg=plan.describe(decided["failures"]))
+        else:
+            result.update(decided, facts={k: facts[k] for k in ("os", "glibc", "root", "cores", "memory_bytes", "gpus")}, changed=False)
         return result
 
 
