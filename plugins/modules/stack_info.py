@@ -144,10 +144,14 @@ extensions:
   type: dict
   sample:
     sgl-kernel:
-      files: [/opt/verl/current/venv/lib/python3.12/site-packages/sgl_kernel/common_ops.abi3.so]
-      architectures: {sass: ["75", "80", "89", "90a"], ptx: []}
+      files:
+        - path: /opt/verl/current/venv/lib/python3.12/site-packages/sgl_kernel/common_ops.abi3.so
+          sass: ["75", "80", "89", "90", "90a"]
+          ptx: []
+          cxx11_abi: true
+          problem: null
+      architectures: {sass: ["75", "80", "89", "90", "90a"], ptx: []}
       cxx11_abi: true
-      problems: []
 gpus:
   description: As returned by M(verl.baremetal.gpu_info).
   returned: always

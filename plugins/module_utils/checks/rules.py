@@ -496,23 +496,26 @@ def gpu_kernels(context: Context) -> List[Check]:
 def _kernels_of(
     context: Context, name: str, dist: str, extension: Mapping[str, Any], capabilities: Sequence[int]
 ) -> Check:
-    every = fatbin.from_dict(extension["architectures"])
-    found = fatbin.words(every)
-    source = next(iter(extension["files"]), context.where)
+    files: Sequence[Mapping[str, Any]] = extension["files"]
+    found = fatbin.words(fatbin.from_dict(extension["architectures"]))
     title = f"{context.title(dist)} kernels"
-    wanted = " ".join(f"sm_{capability}" for capability in capabilities)
-    check = Check(f"kernels_{name}", title, OK, wanted, found, source)
-    if extension["problems"]:
-        return check._replace(status=MISMATCH, found=extension["problems"][0], remedy=f"install {dist} again")
+    wanted = " ".join(f"sm_{capability}" for capability in capabilities) or "for this host's GPUs"
+    check = Check(f"kernels_{name}", title, OK, wanted, found, str(files[0]["path"]) if files else context.where)
+    broken = next((entry for entry in files if entry["problem"]), None)
+    if broken is not None:
+        return check._replace(status=MISMATCH, found=str(broken["problem"]), remedy=f"install {dist} again")
     if not capabilities:
-        return check._replace(status=SKIPPED, expected="for this host's GPUs", found=f"no GPU here; it has {found}")
-    if not every:
+        return check._replace(status=SKIPPED, found=f"no GPU here; it has {found}")
+    device = [entry for entry in files if entry["sass"] or entry["ptx"]]
+    if not device:
         return check._replace(status=MISMATCH, remedy=f"{dist} holds no GPU code: build it with a CUDA compiler")
-    missing = [capability for capability in capabilities if not fatbin.runs_on(every, capability)]
-    if not missing:
-        return check
-    words = " ".join(f"sm_{capability}" for capability in missing)
-    return check._replace(status=MISMATCH, remedy=f"this host's GPU has no kernel in {dist}: build it for {words}")
+    for entry in device:  # each file holds other kernels: one that covers the GPU does not help another
+        every = fatbin.from_dict(entry)
+        missing = " ".join(f"sm_{capability}" for capability in fatbin.missing(every, capabilities))
+        if missing:
+            remedy = f"this host's GPU has no kernel in {dist}: build it for {missing}"
+            return check._replace(status=MISMATCH, found=fatbin.words(every), source=str(entry["path"]), remedy=remedy)
+    return check
 
 
 RULES = (

@@ -60,26 +60,22 @@ def extension_files(site_packages: Sequence[str], stems: Sequence[str]) -> List[
 
 
 def extension(paths: Sequence[str]) -> Dict[str, Any]:
-    """Architectures, C++ ABI and problems of one package's extensions."""
-    parts: List[fatbin.Architectures] = []
-    abis: List[bool] = []
-    problems: List[str] = []
+    """Architectures and C++ ABI of each of a package's extensions, and both together."""
+    found: List[Dict[str, Any]] = []
     for path in paths:
+        entry: Dict[str, Any] = {"path": path, "sass": [], "ptx": [], "cxx11_abi": None, "problem": None}
         try:
-            parts.append(fatbin.read(path))
+            entry.update(fatbin.as_dict(fatbin.read(path)))
             with elf.ElfFile(path) as file:
-                abi = file.cxx11_abi()
-            if abi is not None:
-                abis.append(abi)
+                entry["cxx11_abi"] = file.cxx11_abi()
         except (OSError, elf.ElfError) as error:
-            problems.append(str(error))
-    every = fatbin.merged(parts)
+            entry["problem"] = str(error)
+        found.append(entry)
+    abis = [entry["cxx11_abi"] for entry in found if entry["cxx11_abi"] is not None]
     return {
-        "files": list(paths),
-        "architectures": fatbin.as_dict(every),
-        "per_file": [fatbin.as_dict(part) for part in parts if part],
-        "cxx11_abi": None if not abis else all(abis),
-        "problems": problems,
+        "files": found,
+        "architectures": fatbin.as_dict(fatbin.merged([fatbin.from_dict(entry) for entry in found])),
+        "cxx11_abi": all(abis) if abis else None,
     }
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Set, Tuple
 
 from . import elf
 
@@ -153,7 +153,12 @@ def merged(parts: Iterable[Architectures]) -> Architectures:
     )
 
 
-def from_dict(value: Dict[str, List[str]]) -> Architectures:
+def missing(architectures: Architectures, capabilities: Iterable[int]) -> List[int]:
+    """The capabilities (90 for 9.0) that have no kernel."""
+    return sorted({capability for capability in capabilities if not runs_on(architectures, capability)})
+
+
+def from_dict(value: Mapping[str, Iterable[str]]) -> Architectures:
     return Architectures(frozenset(value.get("sass", ())), frozenset(value.get("ptx", ())))
 
 
