@@ -36,6 +36,7 @@ class Options:
 
     stack_root: str
     stack_bundle: str
+    stack_image: str
     stack_extra_packages: list[str]
     venv_python: str
     venv_python_managed: bool
@@ -95,6 +96,32 @@ class Planner:
         """Note one failed precondition."""
         self.failures.append(Failure(name, found, needed, remedy))
 
+    def scope(self) -> tuple[list[str], list[str]]:
+        """Names of the layers and of the compiled wheels that are wanted: all, or those of one image and its parents."""
+        layers = [layer["name"] for layer in self.stack["layers"]]
+        wheels = list(self.stack["wheels"])
+        image = self.options.stack_image
+        if not image:
+            return layers, wheels
+        images = self.stack["images"]
+        if image not in images:
+            self.fail("stack_image", repr(image), "one of " + (", ".join(images) or "none: this stack has no images"), "correct it")
+            return layers, wheels
+        held_layers: set[str] = set()
+        held_wheels: set[str] = set()
+        name: str | None = image
+        while name:
+            held_layers.update(images[name]["layers"])
+            held_wheels.update(images[name]["wheels"])
+            name = images[name].get("parent")
+        compiled = {wheel["component"]: wheel_name for wheel_name, wheel in self.stack["wheels"].items()}
+        for component in self.stack["components"]:
+            wheel = compiled.get(component["name"])
+            absent = wheel not in held_wheels if wheel else component.get("layer", layers[0]) not in held_layers
+            if absent:
+                self.skipped[component["name"]] = "not part of the image %s" % image
+        return [n for n in layers if n in held_layers], [n for n in wheels if n in held_wheels]
+
     # -- the host ---------------------------------------------------------------------------------------------------------------
 
     def check_system(self) -> None:
@@ -129,9 +156,9 @@ class Planner:
                 "set stack_root to such a folder, or run as root (become: true)",
             )
 
-    def check_resources(self, new: bool, wheels: list[dict[str, t.Any]], source: str) -> float:
+    def check_resources(self, new: bool, layers: list[str], wheels: list[dict[str, t.Any]], source: str) -> float:
         """Disk and memory; returns the disk that a new release needs, in GB."""
-        need = sum(layer.get("disk_gb", 0.0) for layer in self.stack["layers"])
+        need = sum(layer.get("disk_gb", 0.0) for layer in self.stack["layers"] if layer["name"] in layers)
         if source == "pypi" and self.stack["cuda"]:
             need += self.stack["cuda"]["disk_gb"]
         if not self.facts["root"]:
@@ -247,11 +274,12 @@ class Planner:
         found = {g["compute_capability"].replace(".", "") for g in self.facts["gpus"] if g.get("compute_capability")}
         return sorted(found or {a.replace(".", "") for a in wheel.get("image_architectures", [])}, key=int)
 
-    def wheels(self, source: str) -> list[dict[str, t.Any]]:
+    def wheels(self, source: str, wanted_wheels: list[str]) -> list[dict[str, t.Any]]:
         """The compiled wheels, each with its method; those left out go to ``skipped`` with the reason."""
         chosen = []
         no_nvcc = "no nvcc of CUDA 12 in the CUDA source %r" % source
-        for name, recipe in self.stack["wheels"].items():
+        for name in wanted_wheels:
+            recipe = self.stack["wheels"][name]
             method = "build"
             if name == "flash_attention":
                 method = self.options.flash_attention_method
@@ -363,19 +391,20 @@ class Planner:
         if variants_of_torch and variant not in variants_of_torch:
             self.fail("venv_torch_variant", repr(variant), "one of " + ", ".join(sorted(variants_of_torch)), "correct it")
             variant = ""
-        wheels = self.wheels(source)
+        wanted_layers, wanted_wheels = self.scope()
+        wheels = self.wheels(source, wanted_wheels)
 
         layers: dict[str, dict[str, t.Any]] = {}
         cuda_lines: list[str] = []
         if python is not None and (variant or not variants_of_torch):
             compiled = {stack_file.canonicalize_name(w["dist"]) for w in stack["wheels"].values()}
-            for layer in stack["layers"]:
+            for layer in (layer for layer in stack["layers"] if layer["name"] in wanted_layers):
                 wanted = stack_file.requirements(stack, layer["name"], python["short"], variant or None)
                 lines = [line for line in wanted["lines"] if line.split("==")[0] not in compiled]
                 layers[layer["name"]] = {"requirements": lines, "build": [n for n in wanted["build"] if n not in compiled]}
-                for wheel in wheels:
+                for wheel in (w for w in wheels if w["source"]["kind"] == "sdist"):
                     package = wanted["packages"].get(stack_file.canonicalize_name(wheel["dist"]))
-                    if package and wheel["source"]["kind"] == "sdist":
+                    if package:
                         wheel["source"] = {**wheel["source"], "hashes": package["hashes"]}
             if source == "pypi":
                 cuda_lines = stack_file.requirements(stack, "cuda", python["short"])["lines"]
@@ -393,7 +422,7 @@ class Planner:
         }
         release_id = "%s-%s" % (stack["name"], stack_file.canonical_digest(decided)[:ID_LENGTH])
         new = not any(name == release_id or name.startswith(release_id + ".") for name in self.facts["releases"])
-        disk = self.check_resources(new, [w for w in wheels if w["method"] == "build"], source)
+        disk = self.check_resources(new, wanted_layers, [w for w in wheels if w["method"] == "build"], source)
         deviation = variants_of_torch.get(variant, {}).get("deviation")
         if deviation:
             self.warnings.append(deviation)

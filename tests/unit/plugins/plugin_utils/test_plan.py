@@ -160,3 +160,13 @@ def test_a_release_that_is_there_needs_no_disk():
     decided = decide()
     again = decide({"releases": [decided["id"] + ".2"], "free_bytes": 1 * GB, "memory_bytes": 1 * GB})
     assert again["id"] == decided["id"] and not again["new"] and again["failures"] == []
+
+
+def test_an_image_holds_its_layers_and_its_parents():
+    base = decide(stack_image="base")
+    assert base["failures"] == [] and list(base["layers"]) == ["torch", "flash_attention", "flashinfer"] and base["wheels"] == {}
+    assert base["left_out"]["sglang"] == base["left_out"]["transformer_engine_torch"] == "not part of the image base"
+    assert "torch" not in base["left_out"] and base["left_out"]["apex"].startswith("no nvcc")
+    app = decide(stack_image="app")
+    assert list(app["layers"]) == list(decide()["layers"]) and list(app["wheels"]) == ["transformer_engine"]
+    assert names(decide(stack_image="sidecar")) == ["stack_image"]
