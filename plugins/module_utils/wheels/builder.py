@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import copy
+import hashlib
 import json
 import os
 import re
@@ -334,6 +337,8 @@ class Build:
             os.rename(os.path.join(out, name), os.path.join(out, renamed))
             name = renamed
         wheel = os.path.join(out, name)
+        if self.request.kind == "git":
+            add_direct_url(wheel, self.request.url, self.request.commit)
         embedded = embedded_architectures(wheel, self.folder)
         missing = [arch for arch in self.context.parts["architectures"] if arch not in embedded["sass"]]
         if missing:
@@ -410,6 +415,30 @@ class Build:
 
 def _same_release(built: str, wanted: str) -> bool:
     return built.partition("+")[0].replace("_", "-").lower() == wanted.partition("+")[0].replace("_", "-").lower()
+
+
+def add_direct_url(wheel: str, url: str, commit: str) -> None:
+    """Write into a wheel from which commit it was made: Apex, for one, calls every version 0.1."""
+    content = json.dumps(
+        {"url": source.without_password(url), "vcs_info": {"vcs": "git", "commit_id": commit}}, sort_keys=True
+    ).encode()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    temporary = wheel + ".new"
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as new:
+        record = next(name for name in old.namelist() if re.fullmatch(r"[^/]+\.dist-info/RECORD", name))
+        name = os.path.dirname(record) + "/direct_url.json"
+        for info in old.infolist():
+            if info.filename == name:
+                continue
+            if info.filename == record:
+                new.writestr(name, content)
+                lines = [line for line in old.read(info).decode().splitlines() if not line.startswith(name + ",")]
+                lines.insert(len(lines) - 1, f"{name},sha256={digest},{len(content)}")
+                new.writestr(copy.copy(info), "\n".join(lines) + "\n")
+                continue
+            with old.open(info) as reader, new.open(copy.copy(info), "w", force_zip64=True) as writer:
+                shutil.copyfileobj(reader, writer, 1 << 20)
+    os.replace(temporary, wheel)
 
 
 def embedded_architectures(wheel: str, folder: str) -> Dict[str, List[str]]:
