@@ -70,6 +70,10 @@ molecule: venv-dev tree docker ## every molecule scenario of CI
 scenario: venv-dev tree docker ## one molecule scenario: SCENARIO=name [STEP=converge]
 	@bash tests/ci/scenario.sh "$(SCENARIO)" "$(if $(STEP),$(STEP),test)" $(ARGS)
 
+.PHONY: relock
+relock: venv tree ## make the stacks' locks anew from stack.yml and relock.yml
+	@cd $(ROOT) && for inputs in roles/stack/files/*/relock.yml; do python tools/relock.py "$$(dirname $$inputs)"; done
+
 .PHONY: relock-tools
 relock-tools: venv ## resolve requirements/*.txt anew from pyproject.toml
 	@sh tools/relock-tools.sh

@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
 # Copyright (c) 2026 the verl.baremetal authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the locks of a stack with uv: one resolution, cut into layers.
+"""Makes the locks of a stack with uv: one resolution, cut into layers: `python tools/relock.py FOLDER [--uv PATH]`.
 
-usage: relock.py STACK_FOLDER [--uv PATH]
-
-Reads stack.yml (layers, overrides, cutoff, variants, cuda, tools) and relock.yml of the folder and writes locks/*.txt.
+Reads stack.yml and relock.yml of the stack's folder and writes its locks/*.txt.
 A package belongs to the first layer whose closure needs it, so layers are disjoint and together are the resolution.
 Only files that the supported Pythons on x86_64 Linux can use keep their hashes; a source distribution is allowed where
 a supported Python has no wheel, and is then named in the lock's header (`# sources:`).
@@ -17,29 +15,28 @@ import argparse
 import datetime
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import tomllib
 import yaml
-from ansible_collections.verl.baremetal.plugins.plugin_utils import stack_file
 from packaging.markers import Marker
-from packaging.requirements import Requirement
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / ".tree"))
+
+from ansible_collections.verl.baremetal.plugins.plugin_utils import stack_file
 
 ENVIRONMENT = "sys_platform == 'linux' and platform_machine == 'x86_64' and implementation_name == 'cpython'"
-PATCHES = range(0, 30)
+PATCHES = range(30)
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,9 @@ def read_pylock(text: str, pythons: Sequence[str], glibc: str) -> list[Package]:
     return sorted(packages, key=lambda package: (package.name, package.pythons))
 
 
-def slice_layers(closures: Sequence[tuple[str, Iterable[tuple[str, str]]]], resolution: Sequence[Package]) -> dict[str, list[Package]]:
+def slice_layers(
+    closures: Sequence[tuple[str, Iterable[tuple[str, str]]]], resolution: Sequence[Package]
+) -> dict[str, list[Package]]:
     """Gives every package of the resolution to the first layer whose closure has it."""
     known = {package.key: package for package in resolution}
     owner: dict[tuple[str, str], str] = {}
@@ -213,18 +212,22 @@ def files_to_packages(files: dict[str, dict[str, str]], pythons: Sequence[str]) 
     return packages
 
 
+def pin(package: Package, pythons: Sequence[str]) -> str:
+    """`name==version`, with a marker where it is not for every Python."""
+    marker = marker_for(package.pythons, pythons)
+    return f"{package.name}=={package.version}" + (f" ; {marker}" if marker else "")
+
+
 def render(packages: Sequence[Package], pythons: Sequence[str], title: str) -> str:
     """The text of a lock: a header and one logical line for each pin."""
     out = [f"# {title}", "# Made by `make relock`; do not edit.", f"# pythons: {' '.join(pythons)}"]
     sources = [source_label(package, pythons) for package in packages if package.sdist]
     out.append(f"# sources: {', '.join(sources) or 'none'}")
     for package in packages:
-        marker = marker_for(package.pythons, pythons)
         hashes = [sha for _name, sha in package.wheels] + ([package.sdist[1]] if package.sdist else [])
         if not hashes:
             raise RelockError(f"{package.name} {package.version} has no usable file")
-        line = f"{package.name}=={package.version}" + (f" ; {marker}" if marker else "")
-        out.append(" \\\n".join([line, *[f"    --hash=sha256:{sha}" for sha in sorted(set(hashes))]]))
+        out.append(" \\\n".join([pin(package, pythons), *[f"    --hash=sha256:{sha}" for sha in sorted(set(hashes))]]))
     return "\n".join(out) + "\n"
 
 
@@ -240,6 +243,14 @@ def source_label(package: Package, pythons: Sequence[str]) -> str:
 def before(day: str) -> str:
     """uv's --exclude-newer for a day that still counts, independent of the time zone."""
     return f"{datetime.date.fromisoformat(day) + datetime.timedelta(days=1)}T00:00:00Z"
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what would change a resolution: a machine's own settings do not belong into a lock."""
+    wanted = ("UV_CACHE_DIR", "UV_DEFAULT_INDEX", "UV_HTTP_TIMEOUT")
+    strange = ("PIP_", "UV_", "VIRTUAL_ENV", "CONDA", "PYTHON")
+    kept = {key: value for key, value in environ.items() if key in wanted or not key.startswith(strange)}
+    return {"UV_HTTP_TIMEOUT": "180", **kept}
 
 
 class Uv:
@@ -258,25 +269,25 @@ class Uv:
             f"override-dependencies = {json.dumps(list(replaced))}",
         ]
         for item in metadata:
-            lines += ["[[tool.uv.dependency-metadata]]", *[f"{key} = {json.dumps(value)}" for key, value in item.items()]]
+            lines.append("[[tool.uv.dependency-metadata]]")
+            lines += [f"{key} = {json.dumps(value)}" for key, value in item.items()]
         self.project = "\n".join(lines) + "\n"
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "UV_", "VIRTUAL_ENV", "CONDA"))}
-        for key in ("UV_CACHE_DIR", "UV_DEFAULT_INDEX", "UV_HTTP_TIMEOUT"):
-            if key in os.environ:
-                kept[key] = os.environ[key]
-        self.env = {**kept, "UV_HTTP_TIMEOUT": kept.get("UV_HTTP_TIMEOUT", "180")}
+        self.env = clean_environment(os.environ)
 
-    def compile(self, requires: Sequence[str], cutoff: str = "", constraints: Sequence[str] = (), deps: bool = True) -> str:
-        """The pylock.toml text of a resolution."""
+    def compile(
+        self, requires: Sequence[str], cutoff: str = "", constraints: Sequence[str] = (), extra: Sequence[str] = ()
+    ) -> str:
+        """The pylock.toml text of a resolution; `extra` are more options of uv's."""
         with tempfile.TemporaryDirectory(prefix="relock-") as folder:
             root = Path(folder)
             (root / "pyproject.toml").write_text(self.project)
             (root / "requirements.in").write_text("\n".join(requires) + "\n")
             (root / "constraints.txt").write_text("\n".join(constraints) + "\n")
-            command = [self.uv, "pip", "compile", "--quiet", "--universal", "--python-version", self.pythons[0]]
-            command += ["--format", "pylock.toml", "--constraints", "constraints.txt", "requirements.in", "-o", "pylock.toml"]
+            command = [self.uv, "pip", "compile", "requirements.in", "--constraints", "constraints.txt", "--quiet"]
+            command += ["--universal", "--python-version", self.pythons[0], "--format", "pylock.toml"]
+            command += ["--output-file", "pylock.toml"]
             command += ["--exclude-newer", before(cutoff)] if cutoff else []
-            command += [] if deps else ["--no-deps"]
+            command += extra
             done = subprocess.run(command, cwd=root, env=self.env, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RelockError(f"uv could not resolve {' '.join(requires[:3])} ...:\n{done.stderr.strip()}")
@@ -305,14 +316,13 @@ def relock(folder: Path, uv_path: str) -> None:
     layers = [(layer["name"], pinned(stack, layer["requires"])) for layer in stack["layers"]]
     resolution = read(uv.compile([line for _name, requires in layers for line in requires], cutoff))
     say(f"{stack['name']}: {len(resolution)} packages")
-    constraints = [
-        f"{package.name}=={package.version}" + (f" ; {marker}" if (marker := marker_for(package.pythons, pythons)) else "")
-        for package in resolution
-    ]
+    constraints = [pin(package, pythons) for package in resolution]
     closures, asked = [], []
     for name, requires in layers:
         asked += requires
-        closures.append((name, [package.key for package in read(uv.compile(asked, cutoff, constraints))]))
+        # All metadata is in uv's cache by now: a closure within the resolution asks the index nothing.
+        closure = read(uv.compile(asked, cutoff, constraints, ["--offline"]))
+        closures.append((name, [package.key for package in closure]))
     sliced = slice_layers(closures, resolution)
 
     locks: dict[str, tuple[str, list[Package]]] = {}
@@ -321,7 +331,7 @@ def relock(folder: Path, uv_path: str) -> None:
         locks[f"{name}.pypi" if name in varying else name] = (f"{stack['name']}, layer {name}", packages)
     for variant in inputs.get("variants", []):
         changed = [
-            *read(uv.compile(pinned(stack, variant["pins"]), deps=False)),
+            *read(uv.compile(pinned(stack, variant["pins"]), extra=["--no-deps"])),
             *files_to_packages(variant.get("files", {}), pythons),
         ]
         title = f"{stack['name']}, layer {variant['layer']}, variant {variant['name']}"
@@ -331,7 +341,7 @@ def relock(folder: Path, uv_path: str) -> None:
         pins = read(tools.compile(pinned(stack, stack["cuda"]["requires"]), inputs["cutoffs"]["cuda"]))
         locks["cuda"] = (f"{stack['name']}, CUDA home from wheels", pins)
     if "uv" in stack["tools"]:
-        pins = [replace(pin, sdist=None) for pin in read(tools.compile([f"uv=={stack['tools']['uv']}"]))]
+        pins = [replace(package, sdist=None) for package in read(tools.compile([f"uv=={stack['tools']['uv']}"]))]
         locks["uv"] = (f"{stack['name']}, the installer", pins)
 
     target = folder / "locks"
@@ -340,9 +350,9 @@ def relock(folder: Path, uv_path: str) -> None:
         (target / f"{name}.txt").write_text(render(packages, pythons, title))
         sources = [source_label(package, pythons) for package in packages if package.sdist]
         size = sum(package.size for package in packages) / 1e6
-        say(f"  {name}.txt: {len(packages)} packages, {size:.0f} MB to download, sources: {', '.join(sources) or 'none'}")
+        say(f"  {name}.txt: {len(packages)} packages, {size:.0f} MB, sources: {', '.join(sources) or 'none'}")
     lines = ["# The whole resolution; the layers' locks are its slices. Made by `make relock`; do not edit."]
-    (target / "resolution.txt").write_text("\n".join([*lines, *sorted(constraints)]) + "\n")
+    (target / "resolution.txt").write_text("\n".join([*lines, *constraints]) + "\n")
     for stale in sorted(set(target.glob("*.txt")) - {target / f"{name}.txt" for name in [*locks, "resolution"]}):
         say(f"  {stale.name} is no longer made: remove it")
 
