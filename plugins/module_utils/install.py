@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from ansible_collections.verl.baremetal.plugins.module_utils import layer, lock, record, uv
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
+from ansible_collections.verl.baremetal.plugins.module_utils.uv import Sources
 
 BUILDING = ".building"
 MANIFEST = "manifest.json"
@@ -39,7 +40,7 @@ class Job(NamedTuple):
     build: Sequence[str] = ()
     build_environment: Mapping[str, str] = {}
     uv: str = "uv"
-    sources: uv.Sources = uv.Sources()
+    sources: Sources = Sources()
     link_mode: str = "auto"
     cache: str = ""
     integrity: str = record.MODE_FILES

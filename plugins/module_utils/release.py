@@ -303,15 +303,22 @@ def clean(path: str, layers: Mapping[str, Any], progress: Progress) -> List[str]
 # ---------------------------------------------------------------------------------------------------- rollback, prune
 
 
-def activate(root: str, path: str, who: Mapping[str, Any], now: float, check: bool = False) -> Dict[str, Any]:
-    """Make a sealed release the live one: in one rename, after everything else."""
+def activate(
+    root: str, path: str, who: Mapping[str, Any], now: float, check: bool = False, make_live: bool = True
+) -> Dict[str, Any]:
+    """Declare a sealed release complete and make it the live one: in one rename, after everything else."""
     name = os.path.basename(path)
     if os.path.abspath(os.path.dirname(path)) != os.path.abspath(releases_folder(root)):
         raise ReleaseError(f"{path} is no folder of {releases_folder(root)}")
     marker = os.path.join(path, BUILDING)
     before = live(root)
     if check:
-        return {"changed": before != name, "live": name, "previous": before if before != name else previous(root)}
+        switched = make_live and before != name
+        return {
+            "changed": switched or os.path.lexists(marker),
+            "live": name if switched else before,
+            "previous": before if switched else previous(root),
+        }
     if os.path.lexists(current_path(root)) and not os.path.islink(current_path(root)):
         raise ReleaseError(f"{current_path(root)} is no symbolic link. Move what is there elsewhere and run again.")
     if os.path.lexists(marker) or before != name:
@@ -327,6 +334,8 @@ def activate(root: str, path: str, who: Mapping[str, Any], now: float, check: bo
                 os.unlink(os.path.join(path, leftover))
         sync_folder(path)
         changed = True
+    if not make_live:
+        return {"changed": changed, "live": before, "previous": previous(root)}
     failpoint("activate.before_switch")
     if before != name:
         switch(root, name)

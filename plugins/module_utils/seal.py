@@ -167,10 +167,9 @@ def compile_bytecode(venv: str, site: str, progress: Progress, busy: lock.Busy) 
         encoding="utf-8",
         errors="replace",
     )
-    assert process.stdout is not None
     said: List[str] = []
-    with process.stdout:
-        for line in process.stdout:
+    with process:
+        for line in process.stdout or ():
             words = line.split()
             if len(words) == 2 and words[0].isdigit() and words[1].isdigit():
                 progress.step("compiling bytecode", int(words[0]), int(words[1]))
@@ -178,7 +177,7 @@ def compile_bytecode(venv: str, site: str, progress: Progress, busy: lock.Busy) 
                     failpoint("seal.in_bytecode", [process.pid])
             else:
                 said.append(line.rstrip())
-    if process.wait() != 0:
+    if process.returncode != 0:
         detail = "\n".join(said[-8:])
         full = " The disk is full: make room and run again." if "No space left" in detail else ""
         raise ReleaseError(f"compiling bytecode under {site} failed.{full}\n{detail}")

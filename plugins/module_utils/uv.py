@@ -56,6 +56,7 @@ _KEPT = [
     "VERL_BAREMETAL_FAILPOINT",
 ]
 _INDEX_LOGIN = re.compile(r"^UV_INDEX_\w+_(USERNAME|PASSWORD)$")
+SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 _HASH = re.compile(
@@ -126,6 +127,9 @@ def environment(base: Mapping[str, str], sources: Sources, extra: Optional[Mappi
     if sources.ca_file:
         env["SSL_CERT_FILE"] = sources.ca_file
         env.pop("SSL_CERT_DIR", None)
+    if "SSL_CERT_FILE" not in env and os.path.exists(SYSTEM_CERTIFICATES):
+        # Without it uv trusts its own list of authorities only, and a company's own is not in that.
+        env["UV_SYSTEM_CERTS"] = "1"
     if sources.proxy:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
             env[name] = sources.proxy
@@ -223,16 +227,15 @@ def run(
         raise UvError(
             f"{title}: cannot start {command[0]}: {error.strerror or error}. Run the role venv first."
         ) from error
-    assert process.stderr is not None
-    with process.stderr:
-        for line in process.stderr:
+    with process:
+        for line in process.stderr or ():
             lines.append(line.rstrip("\n"))
             watch.line(line)
             if line.startswith("Resolved "):
                 failpoint("uv.download", [process.pid])
             elif line.startswith("Prepared "):
                 failpoint("uv.unpack", [process.pid])
-    code = process.wait()
+    code = process.returncode
     text = redact("\n".join(lines))
     if code != 0:
         raise UvError(explain(text, code, title, [cwd]))

@@ -21,10 +21,10 @@ options:
   state:
     description:
       - What to do.
-      - V(begin) and V(seal) build, V(activate) switches, V(rollback) goes back, V(prune) removes, V(info) only reads,
+      - V(begin) and V(seal) build, V(activate) switches, V(rollback) goes back, V(prune) removes, V(query) only reads,
         V(end) gives the lock back without a switch.
     type: str
-    choices: [begin, seal, activate, rollback, prune, info, end]
+    choices: [begin, seal, activate, rollback, prune, query, end]
     required: true
   root:
     description:
@@ -46,6 +46,11 @@ options:
       - For V(rollback), the name of the release to go back to. When empty, the newest earlier one that is intact.
     type: str
     default: ""
+  switch:
+    description:
+      - Whether V(activate) makes the release live, or only declares it complete, so that V(rollback) can switch to it.
+    type: bool
+    default: true
   keep:
     description:
       - How many complete releases stay. The live and the previous one always do, and any that a process uses.
@@ -171,12 +176,12 @@ lock_note:
   sample: ""
 live:
   description: Name of the live release, empty when there is none.
-  returned: begin, activate, rollback, info
+  returned: begin, activate, rollback, query
   type: str
   sample: verl0.5-preview-cu128-0123456789ab
 previous:
   description: Name of the release that was live before, empty when there is none.
-  returned: begin, activate, rollback, info
+  returned: begin, activate, rollback, query
   type: str
   sample: ""
 manifest:
@@ -213,19 +218,19 @@ refused:
   sample: []
 releases:
   description: Every release folder.
-  returned: info
+  returned: query
   type: list
   elements: dict
   sample: [{name: verl0.5-preview-cu128-0123456789ab, complete: true, created: "2026-01-01T00:00:00Z", digest: 3f0c}]
 history:
   description: What was made live when, oldest first.
-  returned: info
+  returned: query
   type: list
   elements: dict
   sample: [{name: verl0.5-preview-cu128-0123456789ab, time: "2026-01-01T00:00:00Z", user: root, host: controller}]
 lock:
   description: Who holds the lock, none when nobody does.
-  returned: info
+  returned: query
   type: dict
   sample: {run: "controller:1234:5678", user: root, host: controller}
 """
@@ -255,7 +260,7 @@ def run(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     """The module's work without AnsibleModule."""
     state, root = params["state"], params["root"].rstrip("/")
     params = dict(params, root=root)
-    if state == "info":
+    if state == "query":
         return dict(release.info(root), changed=False, lock=lock.read(root))
     if state == "end":
         return {"changed": False if check else lock.release(root, arguments.owner(params))}
@@ -311,8 +316,10 @@ def activation(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     before = release.live(root)
     if not check:
         hold(params)
-    result = release.activate(root, params["path"], owner, time.time(), check)
-    pruned = release.prune(root, params["keep"], os.path.basename(params["path"]), check)
+    result = release.activate(root, params["path"], owner, time.time(), check, params["switch"])
+    pruned: Dict[str, Any] = {"pruned": [], "in_use": {}, "changed": False}
+    if params["switch"]:
+        pruned = release.prune(root, params["keep"], os.path.basename(params["path"]), check)
     if not check:
         lock.release(root, owner)
     result.update(pruned=pruned["pruned"], in_use=pruned["in_use"], changed=result["changed"] or pruned["changed"])
@@ -342,13 +349,14 @@ def main() -> None:
     spec: Dict[str, Any] = {
         "state": {
             "type": "str",
-            "choices": ["begin", "seal", "activate", "rollback", "prune", "info", "end"],
+            "choices": ["begin", "seal", "activate", "rollback", "prune", "query", "end"],
             "required": True,
         },
         "root": {"type": "path", "required": True},
         "id": {"type": "str", "default": ""},
         "path": {"type": "str", "default": ""},
         "to": {"type": "str", "default": ""},
+        "switch": {"type": "bool", "default": True},
         "keep": {"type": "int", "default": 2},
         "integrity": {"type": "str", "choices": ["files", "hashes"], "default": "files"},
         "lock_minutes": {"type": "float", "default": 120},
