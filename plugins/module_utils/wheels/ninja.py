@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Dict, Iterator, List, NamedTuple
 
 _OBJECTS = (".o", ".obj")
@@ -23,7 +24,7 @@ def objects(text: str) -> List[str]:
         if not line.startswith("build "):
             continue
         outputs = _split_colon(line[len("build ") :])
-        found += [name for name in outputs.split() if name.endswith(_OBJECTS)]
+        found += [name for name in re.split(r"(?<!\$)\s+", outputs.strip()) if name.endswith(_OBJECTS)]
     return [name.replace("$:", ":").replace("$ ", " ").replace("$$", "$") for name in found]
 
 
