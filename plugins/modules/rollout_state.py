@@ -22,7 +22,7 @@ options:
     description:
       - Folder of the installation. The state is kept in C(state/rollout.json) there; C(current) is what is live.
       - Empty takes V(/opt/verl) for root and V(~/verl) for anyone else.
-    type: str
+    type: path
     default: ""
   state:
     description:
@@ -140,6 +140,7 @@ damaged:
 
 import fcntl
 import os
+import pathlib
 import tempfile
 from typing import Any, Dict, Optional, Tuple
 
@@ -150,7 +151,7 @@ from ansible_collections.verl.baremetal.plugins.module_utils.rollout import stat
 
 def root_of(given: str) -> str:
     """The folder of the installation."""
-    return os.path.expanduser(given or ("/opt/verl" if os.geteuid() == 0 else "~/verl"))
+    return given or ("/opt/verl" if os.geteuid() == 0 else str(pathlib.Path.home() / "verl"))
 
 
 def live_release(current: str) -> Optional[str]:
@@ -254,7 +255,7 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "root": {"type": "str", "default": ""},
+            "root": {"type": "path", "default": ""},
             "state": {"type": "str", "choices": ["claim", "record", "release", "query"], "default": "query"},
             "key": {"type": "str", "default": "", "no_log": False},
             "direction": {"type": "str", "choices": ["activate", "rollback"], "default": "activate"},
