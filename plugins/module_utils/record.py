@@ -263,7 +263,35 @@ def verify(
             problems.extend(report.problems)
             if progress is not None:
                 progress(dist.name, done, len(present))
-    return Report(len(present), files, total, problems)
+    return Report(len(present), files, total, _without_shared(site, problems, mode))
+
+
+def _without_shared(site: str, problems: List[Problem], mode: str) -> List[Problem]:
+    """Leave out files that two distributions record and that are as another one of them says.
+
+    Packages do share files (fastapi and fastapi-cli both bring bin/fastapi): the one installed last wrote it.
+    """
+    suspects = {os.path.normpath(os.path.join(site, p.path)) for p in problems if p.kind in ("size", "hash")}
+    if not suspects:
+        return problems
+    good = set()
+    for dist in distributions(site):
+        try:
+            entries = read_record(dist)
+        except RecordError:
+            continue
+        for entry in entries:
+            path = os.path.normpath(os.path.join(site, entry.path))
+            if path not in suspects or entry.size is None or not entry.sha256:
+                continue
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_size == entry.size and (mode != MODE_HASHES or file_sha256(path) == entry.sha256):
+                    good.add(path)
+    return [
+        p
+        for p in problems
+        if p.kind not in ("size", "hash") or os.path.normpath(os.path.join(site, p.path)) not in good
+    ]
 
 
 def remove(dist: Distribution) -> None:
