@@ -17,7 +17,7 @@ _SHAPE = re.compile(
     r"(?:\+([a-z0-9]+(?:[-_.][a-z0-9]+)*))?",  # local version
     re.IGNORECASE,
 )
-_CLAUSE = re.compile(r"\s*(===|==|~=|!=|<=|>=|<|>)\s*([^\s,]+)\s*")
+_CLAUSE = re.compile(r"\s*(===|==|~=|!=|<=|>=|<|>)\s*([A-Za-z0-9.*+!_-]+)\s*")
 
 LocalPart = Tuple[int, Union[int, str]]
 Key = Tuple[

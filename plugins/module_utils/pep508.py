@@ -56,7 +56,7 @@ def parse_requirement(text: str) -> Requirement:
     extras: FrozenSet[str] = frozenset()
     bracket = _EXTRAS.match(rest)
     if bracket is not None:
-        extras = frozenset(normalise(part) for part in bracket.group(1).split(",") if part.strip())
+        extras = frozenset(normalise(part.strip()) for part in bracket.group(1).split(",") if part.strip())
         rest = rest[bracket.end() :]
     if rest.startswith("@"):
         url, _sep, marker = rest[1:].partition(" ;")
@@ -163,18 +163,12 @@ class _Marker:
 
 
 def _compare_text(one: str, operator: str, two: str, marker: str) -> bool:
-    if operator in ("==", "==="):
+    if operator in ("==", "===", "<=", ">="):
         return one == two
     if operator == "!=":
         return one != two
-    if operator == "<":
-        return one < two
-    if operator == "<=":
-        return one <= two
-    if operator == ">":
-        return one > two
-    if operator == ">=":
-        return one >= two
+    if operator in ("<", ">"):
+        return False  # texts have no order
     raise InvalidRequirement(f"marker {marker!r}: operator {operator!r} compares no texts")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from .. import pep440
 from ..record import normalise
-from . import files
+from . import elf, files
 
 _HEADER_LIMIT = 4 * 1024 * 1024
 _CHUNK = 16 * 1024
@@ -245,6 +245,15 @@ _TORCH_FIELD = re.compile(
 )
 
 
+def _abi_of(path: str) -> Optional[bool]:
+    """The C++ ABI by the names in a library: newer versions of Torch write it nowhere else."""
+    try:
+        with elf.ElfFile(path) as file:
+            return file.cxx11_abi()
+    except (OSError, elf.ElfError):
+        return None
+
+
 def torch_build(site_packages: List[str]) -> Dict[str, Any]:
     """What torch/version.py says (without importing it) and the C++ ABI that its CMake files say."""
     for folder in site_packages:
@@ -260,7 +269,6 @@ def torch_build(site_packages: List[str]) -> Dict[str, Any]:
                 found[names[match.group(1)]] = value
         cmake = files.text(os.path.join(folder, "torch", "share", "cmake", "Torch", "TorchConfig.cmake")) or ""
         flag = re.search(r"_GLIBCXX_USE_CXX11_ABI=([01])", cmake)
-        if flag:
-            found["cxx11_abi"] = flag.group(1) == "1"
+        found["cxx11_abi"] = flag.group(1) == "1" if flag else _abi_of(os.path.join(folder, "torch", "lib", "libc10.so"))
         return found
     return {}
