@@ -7,7 +7,7 @@ uv=${UV:-.venv/bin/uv}
 compile() { # name, further arguments
     name=$1
     shift
-    "$uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+    "$uv" pip compile --system-certs --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
         --no-header "$@" -o "requirements/$name.txt.new"
     { echo "# Made by 'make relock-tools' from pyproject.toml: do not edit."; cat "requirements/$name.txt.new"; } >"requirements/$name.txt"
     rm -f "requirements/$name.txt.new"

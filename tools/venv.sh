@@ -99,7 +99,7 @@ fi
 
 echo "venv: installing the $group tools (requirements/$group.txt)"
 # shellcheck disable=SC2086 # empty where there is no system list
-"$venv/bin/uv" pip install $system_certs --quiet --no-config --no-deps --require-hashes --compile-bytecode \
+"$venv/bin/uv" pip install $system_certs --quiet --no-config --no-deps --require-hashes \
     --python "$venv/bin/python3" -r "$locks/$group.txt"
 
 stamp_of "$group" >"$venv/.stamp-$group"
