@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -146,8 +147,8 @@ def test_a_program_is_killed_at_its_limit_with_its_children(tmp_path):
     status, _out, _err = gpu_smoke.run_program([sys.executable, "-c", code], os.environ, 3)
     assert status is None
     if pid_file.exists() and pid_file.read_text():
-        stat = f"/proc/{pid_file.read_text()}/stat"
-        assert not os.path.exists(stat) or open(stat).read().rpartition(")")[2].split()[0] == "Z"
+        stat = Path("/proc", pid_file.read_text(), "stat")
+        assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_nothing_to_run_passes_in_words():
