@@ -24,7 +24,12 @@ options:
     description:
       - Folder of a release, for example C(/opt/verl/current). Its own manifest holds the pins, so that an old release
         is compared with what it was built from.
-      - Exactly one of O(release) and O(stack) is needed.
+      - Without it and O(stack), the live release below O(root).
+    type: path
+  root:
+    description:
+      - Folder of the installation, in which C(current) is the live release.
+      - Empty takes V(/opt/verl) for root and V(~/verl) for anyone else.
     type: path
   stack:
     description:
@@ -178,6 +183,7 @@ from ansible_collections.verl.baremetal.plugins.module_utils.probes import nvml
 
 ARGUMENTS: Dict[str, Any] = {
     "release": {"type": "path"},
+    "root": {"type": "path"},
     "stack": {"type": "dict"},
     "python": {"type": "path"},
     "cuda_home": {"type": "path"},
@@ -191,8 +197,10 @@ ARGUMENTS: Dict[str, Any] = {
 
 def subject(params: Mapping[str, Any]) -> evaluate.Subject:
     """What the task asks to be checked."""
-    if params["release"]:
-        chosen = evaluate.subject_of_release(params["release"], params["cuda_home"])
+    if params["release"] or not params["stack"]:
+        root = params["root"] or ("/opt/verl" if os.geteuid() == 0 else os.path.expanduser("~/verl"))
+        release = params["release"] or os.path.join(root, "current")
+        chosen = evaluate.subject_of_release(release, params["cuda_home"])
         if params["python"]:
             chosen = chosen._replace(prefix=params["python"])
     else:
@@ -207,7 +215,6 @@ def subject(params: Mapping[str, Any]) -> evaluate.Subject:
 def main() -> None:
     module = AnsibleModule(
         argument_spec=ARGUMENTS,
-        required_one_of=[("release", "stack")],
         mutually_exclusive=[("release", "stack")],
         supports_check_mode=True,
     )
