@@ -30,11 +30,16 @@ def sources(params: Mapping[str, Any]) -> uv.Sources:
     return uv.Sources(
         index_url=params["index_url"],
         extra_index_urls=tuple(params["extra_index_urls"]),
-        find_links=tuple(params["find_links"]),
+        find_links=tuple(place for place in params["find_links"] if _there(place)),
         ca_file=params["ca_file"],
         proxy=params["proxy"],
         offline=params["offline"],
     )
+
+
+def _there(place: str) -> bool:
+    """A folder that does not exist yet holds no packages; uv would call it an error."""
+    return "://" in place or os.path.isdir(place)
 
 
 def owner(params: Mapping[str, Any]) -> lock.Owner:

@@ -22,8 +22,13 @@ _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 # Run by the release's own Python. Each top-level entry of site-packages is one job; a file that does not compile (there
 # are templates and old syntax in some packages) is left as it is, as pip and uv do.
 _COMPILE = r"""
-import compileall, concurrent.futures, os, sys
-site, jobs = sys.argv[1], int(sys.argv[2])
+import compileall, concurrent.futures, ctypes, os, signal, sys
+site, jobs, parent = sys.argv[1], int(sys.argv[2]), os.getpid()
+def die_with_parent():
+    # A worker whose parent was killed would wait for work for ever, and hold the release's flock.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 def one(name):
     path = os.path.join(site, name)
     if os.path.isdir(path):
@@ -43,7 +48,7 @@ for name in names:
         parts.append(name)
 parts.sort(key=size, reverse=True)
 print(0, len(parts), flush=True)
-with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+with concurrent.futures.ProcessPoolExecutor(jobs, initializer=die_with_parent) as pool:
     waiting = [pool.submit(one, part) for part in parts]
     for done, job in enumerate(concurrent.futures.as_completed(waiting), 1):
         job.result()
