@@ -29,7 +29,7 @@ options:
   root:
     description:
       - Folder of the installation, in which C(current) is the live release.
-      - Empty takes V(/opt/verl) for root and V(~/verl) for anyone else.
+      - By default C(/opt/verl) for root and C(~/verl) for anyone else.
     type: path
   stack:
     description:
@@ -197,7 +197,7 @@ ARGUMENTS: Dict[str, Any] = {
 
 def subject(params: Mapping[str, Any]) -> evaluate.Subject:
     """What the task asks to be checked."""
-    if params["release"] or not params["stack"]:
+    if params["stack"] is None:
         root = params["root"] or ("/opt/verl" if os.geteuid() == 0 else os.path.expanduser("~/verl"))
         release = params["release"] or os.path.join(root, "current")
         chosen = evaluate.subject_of_release(release, params["cuda_home"])

@@ -75,7 +75,9 @@ class ReleaseTree:
         self.venv = self.release / "venv"
         self.site = self.venv / f"lib/python{python}/site-packages"
         self.site.mkdir(parents=True)
-        (self.venv / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion_info = {python}.3\ninclude-system-site-packages = false\n")
+        (self.venv / "pyvenv.cfg").write_text(
+            f"home = /usr/bin\nversion_info = {python}.3\ninclude-system-site-packages = false\n"
+        )
         self.packages: dict[str, dict[str, str]] = {}
 
     def write(self, path: str, content: str | bytes) -> Path:
@@ -85,7 +87,14 @@ class ReleaseTree:
         target.write_bytes(content if isinstance(content, bytes) else content.encode())
         return target
 
-    def dist(self, name: str, version: str, requires: tuple[str, ...] = (), files: dict[str, str | bytes] | None = None, lock: bool = True) -> Path:
+    def dist(
+        self,
+        name: str,
+        version: str,
+        requires: tuple[str, ...] = (),
+        files: dict[str, str | bytes] | None = None,
+        lock: bool = True,
+    ) -> Path:
         """A package with a true RECORD; `files` lie below site-packages. Returns its metadata folder."""
         stem = name.replace("-", "_")
         info = self.site / f"{stem}-{version}.dist-info"
@@ -108,7 +117,11 @@ class ReleaseTree:
         (info / "RECORD").write_text(record)
         if lock:
             normal = name.lower().replace("_", "-")
-            self.packages[normal] = {"version": version, "layer": "torch", "record_sha256": hashlib.sha256(record.encode()).hexdigest()}
+            self.packages[normal] = {
+                "version": version,
+                "layer": "torch",
+                "record_sha256": hashlib.sha256(record.encode()).hexdigest(),
+            }
         return info
 
     def manifest(self, definition: dict[str, Any], **fields: Any) -> Path:
@@ -136,7 +149,13 @@ class ReleaseTree:
             return link
         return target
 
-    def gpu(self, address: str = "0000:0f:00.0", device: str = "0x2330", class_code: str = "0x030200", vendor: str = "0x10de") -> None:
+    def gpu(
+        self,
+        address: str = "0000:0f:00.0",
+        device: str = "0x2330",
+        class_code: str = "0x030200",
+        vendor: str = "0x10de",
+    ) -> None:
         """A PCI device in /sys; by default an H100."""
         folder = f"/sys/bus/pci/devices/{address}"
         for name, value in (("vendor", vendor), ("device", device), ("class", class_code), ("numa_node", "0")):

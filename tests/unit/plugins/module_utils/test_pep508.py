@@ -52,13 +52,19 @@ def test_requirements_read_as_the_reference_reads_them(line: str) -> None:
     mine, reference = pep508.parse_requirement(line), Reference(line)
     assert mine.name == reference.name
     assert mine.extras == {pep508.normalise(extra) for extra in reference.extras}
-    assert {part.strip().replace(" ", "") for part in mine.specifier.split(",") if part} == {str(clause) for clause in reference.specifier}
+    assert {part.strip().replace(" ", "") for part in mine.specifier.split(",") if part} == {
+        str(clause) for clause in reference.specifier
+    }
     assert bool(mine.marker) is (reference.marker is not None)
 
 
 def test_a_requirement_with_an_address() -> None:
     found = pep508.parse_requirement("apex @ git+https://github.com/NVIDIA/apex@d8200a1 ; sys_platform == 'linux'")
-    assert (found.name, found.url, found.marker) == ("apex", "git+https://github.com/NVIDIA/apex@d8200a1", "sys_platform == 'linux'")
+    assert (found.name, found.url, found.marker) == (
+        "apex",
+        "git+https://github.com/NVIDIA/apex@d8200a1",
+        "sys_platform == 'linux'",
+    )
 
 
 @pytest.mark.parametrize("line", ["", ">=1.0", "-e .", "name >>1", "name 1.0", "name (1.0", "\0\x7fELF"])

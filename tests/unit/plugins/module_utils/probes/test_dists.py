@@ -91,7 +91,11 @@ def test_eggs(release_tree: ReleaseTree) -> None:
     develop.mkdir()
     (develop / "PKG-INFO").write_text("Name: dev-thing\nVersion: 0.5\n\n")
     found = listing(release_tree).dists
-    assert {name: dist.version for name, dist in found.items()} == {"old-thing": "1.2", "single": "3.0", "dev-thing": "0.5"}
+    assert {name: dist.version for name, dist in found.items()} == {
+        "old-thing": "1.2",
+        "single": "3.0",
+        "dev-thing": "0.5",
+    }
     assert dists.requires(found["old-thing"]) == ["numpy>=1"]
     assert dists.requires(found["single"]) == ["x"]
 
@@ -104,7 +108,12 @@ def test_requirements_end_with_the_header(release_tree: ReleaseTree) -> None:
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_a_long_header_is_read_to_its_end(release_tree: ReleaseTree, ending: str) -> None:
     info = release_tree.dist("big", "1")
-    lines = ["Name: big", *[f"Requires-Dist: package-{number}" for number in range(5000)], "", "Requires-Dist: in the description"]
+    lines = [
+        "Name: big",
+        *[f"Requires-Dist: package-{number}" for number in range(5000)],
+        "",
+        "Requires-Dist: in the description",
+    ]
     (info / "METADATA").write_bytes(ending.join(lines).encode())
     found = dists.requires(listing(release_tree).dists["big"])
     assert len(found) == 5000 and found[-1] == "package-4999"

@@ -19,7 +19,9 @@ def write(folder: Path, content: bytes) -> str:
 
 
 def test_what_the_loader_is_told(tmp_path: Path) -> None:
-    sections = dynamic_section([(1, "libc10.so"), (1, "libc.so.6"), (14, "libx.so.1"), (15, "/old:$ORIGIN/a"), (29, "$ORIGIN/../lib")])
+    sections = dynamic_section(
+        [(1, "libc10.so"), (1, "libc.so.6"), (14, "libx.so.1"), (15, "/old:$ORIGIN/a"), (29, "$ORIGIN/../lib")]
+    )
     with elf.ElfFile(write(tmp_path, elf_file(sections))) as file:
         found = file.dynamic()
     assert found == elf.Dynamic(["libc10.so", "libc.so.6"], "libx.so.1", ["/old", "$ORIGIN/a"], ["$ORIGIN/../lib"])
@@ -92,7 +94,18 @@ GOOD = elf_file({".text": b"x" * 100})
         (GOOD[:58] + struct.pack("<H", 12) + GOOD[60:], "not understood"),
         (GOOD[:62] + struct.pack("<H", 999) + GOOD[64:], "section names"),
     ],
-    ids=["empty", "script", "short", "cut", "cut at the end", "32 bits", "big-endian", "far table", "entry size", "no names"],
+    ids=[
+        "empty",
+        "script",
+        "short",
+        "cut",
+        "cut at the end",
+        "32 bits",
+        "big-endian",
+        "far table",
+        "entry size",
+        "no names",
+    ],
 )
 def test_a_broken_file_is_an_error_in_words(tmp_path: Path, content: bytes, words: str) -> None:
     path = write(tmp_path, content)

@@ -55,10 +55,14 @@ def test_the_reader_agrees_with_a_captured_listing_of_cuobjdump(tmp_path: Path, 
     assert found == listed((data / "probes/kernels_12.4.cuobjdump.txt").read_text())
 
 
-@pytest.mark.skipif(shutil.which("cuobjdump") is None, reason="cuobjdump is not installed; a captured listing of it is compared always")
+@pytest.mark.skipif(
+    shutil.which("cuobjdump") is None, reason="cuobjdump is not installed; a captured listing of it is compared always"
+)
 def test_the_reader_agrees_with_cuobjdump(tmp_path: Path, data: Path) -> None:
     path = data / "probes/kernels_12.4.fatbin"
-    done = subprocess.run(["cuobjdump", "--list-elf", "--list-ptx", str(path)], stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run(
+        ["cuobjdump", "--list-elf", "--list-ptx", str(path)], stdout=subprocess.PIPE, check=True, text=True
+    )
     assert fatbin.read(extension(tmp_path, path.read_bytes())) == listed(done.stdout)
 
 
@@ -76,7 +80,18 @@ def test_the_reader_agrees_with_cuobjdump(tmp_path: Path, data: Path) -> None:
         (b"", architectures()),
         (b"\0" * 10000, architectures()),
     ],
-    ids=["one", "three", "variants", "two containers", "padding", "much padding", "unknown kind", "no entry", "no content", "zeros"],
+    ids=[
+        "one",
+        "three",
+        "variants",
+        "two containers",
+        "padding",
+        "much padding",
+        "unknown kind",
+        "no entry",
+        "no content",
+        "zeros",
+    ],
 )
 def test_made_fat_binaries(tmp_path: Path, content: bytes, expected: fatbin.Architectures) -> None:
     assert fatbin.read(extension(tmp_path, content)) == expected
@@ -106,7 +121,15 @@ GOOD = fat_binary((SASS, 80, 0), (SASS, 90, 0))
         GOOD[:24] + struct.pack("<Q", 2**40) + GOOD[32:],
         GOOD[:20] + struct.pack("<I", 0) + GOOD[24:],
     ],
-    ids=["garbage", "cut", "cut early", "size of a container", "size of a header", "size of an entry", "size of an entry's header"],
+    ids=[
+        "garbage",
+        "cut",
+        "cut early",
+        "size of a container",
+        "size of a header",
+        "size of an entry",
+        "size of an entry's header",
+    ],
 )
 def test_a_broken_fat_binary_is_an_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
     path = extension(tmp_path, content)

@@ -8,7 +8,14 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import cuda, driver, gpus, libraries, packages, system
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import (
+    cuda,
+    driver,
+    gpus,
+    libraries,
+    packages,
+    system,
+)
 from factories import ReleaseTree, elf_file
 
 DPKG = """\
@@ -39,14 +46,23 @@ Version: 9.8.0.87-1
 
 
 def test_captured_version_of_an_open_driver(data: Path) -> None:
-    assert driver.parse_proc((data / "probes/proc_version_580_open.txt").read_text()) == {"version": "580.159.04", "open": True}
+    assert driver.parse_proc((data / "probes/proc_version_580_open.txt").read_text()) == {
+        "version": "580.159.04",
+        "open": True,
+    }
 
 
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.261.03  Tue Jul 1\nGCC version:  gcc 12", {"version": "535.261.03", "open": False}),
-        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  590.44  Release", {"version": "590.44", "open": True}),
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.261.03  Tue Jul 1\nGCC version:  gcc 12",
+            {"version": "535.261.03", "open": False},
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  590.44  Release",
+            {"version": "590.44", "open": True},
+        ),
         ("", None),
         ("\n\n", None),
         ("GCC version: gcc version 15.3.0", None),
@@ -58,7 +74,9 @@ def test_parse_proc(text: str, expected: dict[str, object] | None) -> None:
 
 
 def module(version: str, license_text: str = "Dual MIT/GPL") -> bytes:
-    return elf_file({".modinfo": f"version={version}\0license={license_text}\0alias=pci:*\0vermagic=6.8.0 SMP\0".encode()})
+    return elf_file(
+        {".modinfo": f"version={version}\0license={license_text}\0alias=pci:*\0vermagic=6.8.0 SMP\0".encode()}
+    )
 
 
 def test_a_driver_in_all_its_places(release_tree: ReleaseTree, data: Path) -> None:
@@ -97,15 +115,34 @@ def test_a_module_that_cannot_be_read_has_no_version(release_tree: ReleaseTree, 
 
 
 def test_kernels_are_in_the_order_of_their_numbers(release_tree: ReleaseTree) -> None:
-    for name in ("6.8.0-100-generic", "6.8.0-60-generic", "6.11.0-9-generic", "5.15.0-200-generic", "extra", "6.1.0-rc1"):
+    for name in (
+        "6.8.0-100-generic",
+        "6.8.0-60-generic",
+        "6.11.0-9-generic",
+        "5.15.0-200-generic",
+        "extra",
+        "6.1.0-rc1",
+    ):
         release_tree.write(f"/lib/modules/{name}/modules.dep", "")
-    assert driver.kernels(str(release_tree.root)) == ["5.15.0-200-generic", "6.1.0-rc1", "6.8.0-60-generic", "6.8.0-100-generic", "6.11.0-9-generic"]
+    assert driver.kernels(str(release_tree.root)) == [
+        "5.15.0-200-generic",
+        "6.1.0-rc1",
+        "6.8.0-60-generic",
+        "6.8.0-100-generic",
+        "6.11.0-9-generic",
+    ]
     assert driver.newest_kernel(str(release_tree.root)) is None
 
 
 @pytest.mark.parametrize(
     "version, expected",
-    [("1:570.133.20-0ubuntu1", "570.133.20"), ("570.133.20-1ubuntu1", "570.133.20"), ("590.44-1", "590.44"), ("13.0.96-1", "13.0.96-1"), ("", "")],
+    [
+        ("1:570.133.20-0ubuntu1", "570.133.20"),
+        ("570.133.20-1ubuntu1", "570.133.20"),
+        ("590.44-1", "590.44"),
+        ("13.0.96-1", "13.0.96-1"),
+        ("", ""),
+    ],
 )
 def test_upstream(version: str, expected: str) -> None:
     assert driver.upstream(version) == expected
@@ -120,10 +157,15 @@ def test_gpus_and_switches(release_tree: ReleaseTree, data: Path) -> None:
     tree.gpu("0000:13:00.0", "0x1af1", "0x068000")
     tree.gpu("0000:14:00.0", "0x2330", "0x040300")  # the audio part of a card
     tree.gpu("0000:00:02.0", "0x1234", "0x030000", vendor="0x8086")
-    tree.write("/proc/driver/nvidia/gpus/0000:0f:00.0/information", (data / "probes/proc_gpu_information.txt").read_text())
+    tree.write(
+        "/proc/driver/nvidia/gpus/0000:0f:00.0/information", (data / "probes/proc_gpu_information.txt").read_text()
+    )
     found = gpus.scan(str(tree.root))
     assert (found["nvswitches"], found["pci"]) == (2, True)
-    assert [(gpu["pci"], gpu["device_id"], gpu["name"], gpu["generation"], gpu["compute_capability"]) for gpu in found["gpus"]] == [
+    assert [
+        (gpu["pci"], gpu["device_id"], gpu["name"], gpu["generation"], gpu["compute_capability"])
+        for gpu in found["gpus"]
+    ] == [
         ("0000:0f:00.0", "2330", "NVIDIA H100 80GB HBM3", "Hopper", "9.0"),
         ("0000:10:00.0", "2901", "B200", "Blackwell", "10.0"),
         ("0000:11:00.0", "7777", "NVIDIA device 7777", None, None),
@@ -155,25 +197,44 @@ def test_generations(device: int, name: str, capability: str | None) -> None:
 
 @pytest.mark.parametrize(
     "capability, name",
-    [("9.0", "Hopper"), ("7.0", "Volta"), ("7.5", "Turing"), ("8.9", "Ada Lovelace"), ("8.0", "Ampere"), ("10.3", "Blackwell"), ("99.0", None), ("", None)],
+    [
+        ("9.0", "Hopper"),
+        ("7.0", "Volta"),
+        ("7.5", "Turing"),
+        ("8.9", "Ada Lovelace"),
+        ("8.0", "Ampere"),
+        ("10.3", "Blackwell"),
+        ("99.0", None),
+        ("", None),
+    ],
 )
 def test_generation_of_capability(capability: str, name: str | None) -> None:
     assert gpus.generation_of_capability(capability) == name
 
 
-VERSION_JSON = json.dumps({"cuda": {"name": "CUDA SDK", "version": "12.8.1"}, "cuda_nvcc": {"name": "CUDA NVCC", "version": "12.8.93"}})
+VERSION_JSON = json.dumps(
+    {"cuda": {"name": "CUDA SDK", "version": "12.8.1"}, "cuda_nvcc": {"name": "CUDA NVCC", "version": "12.8.93"}}
+)
 
 
 def test_cuda_homes(release_tree: ReleaseTree) -> None:
     tree = release_tree
     tree.write("/usr/local/cuda-12.8/version.json", VERSION_JSON)
     tree.write("/usr/local/cuda-12.8/include/cuda.h", "#ifndef X\n#define CUDA_VERSION 12080\n")
-    tree.write("/usr/local/cuda-13.0/targets/x86_64-linux/include/cuda_runtime_api.h", "#define CUDART_VERSION  13000\n")
+    tree.write(
+        "/usr/local/cuda-13.0/targets/x86_64-linux/include/cuda_runtime_api.h", "#define CUDART_VERSION  13000\n"
+    )
     tree.write("/usr/local/cuda-empty/readme", "")
     (tree.root / "usr/local/cuda").symlink_to("cuda-13.0")
-    found = {Path(home["home"]).name: home for home in cuda.homes(str(tree.root), [str(tree.root / "usr/local/cuda-12.8")])}
+    found = {
+        Path(home["home"]).name: home for home in cuda.homes(str(tree.root), [str(tree.root / "usr/local/cuda-12.8")])
+    }
     assert list(found) == ["cuda-12.8", "cuda"]
-    assert (found["cuda-12.8"]["version"], found["cuda-12.8"]["header"], found["cuda-12.8"]["nvcc"]) == ("12.8.1", "12.8", "12.8.93")
+    assert (found["cuda-12.8"]["version"], found["cuda-12.8"]["header"], found["cuda-12.8"]["nvcc"]) == (
+        "12.8.1",
+        "12.8",
+        "12.8.93",
+    )
     assert (found["cuda"]["version"], found["cuda"]["nvcc"], found["cuda"]["compiler"]) == ("13.0", None, False)
     assert found["cuda"]["source"].endswith("cuda_runtime_api.h")
 
@@ -192,7 +253,9 @@ def test_parse_version_json_of_something_else(text: str) -> None:
     assert cuda.parse_version_json(text) == {}
 
 
-@pytest.mark.parametrize("number, version", [(12080, "12.8"), (13000, "13.0"), (11080, "11.8"), (12, None), (None, None)])
+@pytest.mark.parametrize(
+    "number, version", [(12080, "12.8"), (13000, "13.0"), (11080, "11.8"), (12, None), (None, None)]
+)
 def test_decode(number: int | None, version: str | None) -> None:
     assert cuda.decode(number) == version
 
@@ -221,7 +284,9 @@ def test_every_copy_of_cudnn(release_tree: ReleaseTree) -> None:
     tree.write("/etc/ld.so.conf", "# comment\ninclude ld.so.conf.d/*.conf\nhwcap 1 x\n")
     tree.write("/etc/ld.so.conf.d/other.conf", "/opt/other/lib # here\n/nowhere\n")
     tree.library("/early/libcudnn.so.9", "libcudnn.so.9.1.0")
-    found = libraries.copies(libraries.CUDNN, str(tree.root), [str(tree.site)], None, f"{tree.root}/early::{tree.root}/nothing")
+    found = libraries.copies(
+        libraries.CUDNN, str(tree.root), [str(tree.site)], None, f"{tree.root}/early::{tree.root}/nothing"
+    )
     assert [(copy.place, copy.version) for copy in found] == [
         ("environment", "9.8.0"),
         ("ld_library_path", "9.1.0"),
@@ -244,7 +309,9 @@ def test_includes_that_go_in_circles_end(release_tree: ReleaseTree) -> None:
     assert libraries.loader_folders(str(release_tree.root))[0] == str(release_tree.root / "lib")
 
 
-@pytest.mark.parametrize("content", ["", "#define CUDNN_MAJOR 9\n", "#define CUDNN_MAJOR x\n", "// #define CUDNN_MAJOR 9", "\0"])
+@pytest.mark.parametrize(
+    "content", ["", "#define CUDNN_MAJOR 9\n", "#define CUDNN_MAJOR x\n", "// #define CUDNN_MAJOR 9", "\0"]
+)
 def test_a_header_without_all_numbers_tells_no_version(release_tree: ReleaseTree, content: str) -> None:
     path = release_tree.write("/cudnn_version.h", content)
     assert libraries.header_version(str(path), libraries.CUDNN.macros) is None
@@ -258,16 +325,34 @@ def test_packages() -> None:
     assert not found["cuda-toolkit-12-8"].installed
 
 
-@pytest.mark.parametrize("text", ["", "\n\n\n", "Package: cuda\n", "Package: cuda\nStatus: broken\nVersion: 1\n", "\0\1\2", "Status: install ok installed\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n\n\n",
+        "Package: cuda\n",
+        "Package: cuda\nStatus: broken\nVersion: 1\n",
+        "\0\1\2",
+        "Status: install ok installed\n",
+    ],
+)
 def test_packages_of_something_else(text: str) -> None:
     assert packages.parse_status(text) == {}
 
 
 def test_sources(release_tree: ReleaseTree) -> None:
     tree = release_tree
-    tree.write("/etc/apt/sources.list", "deb http://mirror.example/debian bookworm main\n# deb https://mirror.example/cuda /\n")
-    tree.write("/etc/apt/sources.list.d/cuda.list", "deb [signed-by=/x.gpg] https://mirror.example/compute/cuda/repos/debian12/x86_64/ /\n")
-    tree.write("/etc/apt/sources.list.d/a.sources", "Types: deb\nURIs: https://mirror.example/nvidia/\nSuites: /\n\nEnabled: no\nURIs: https://off.example/nvidia\n")
+    tree.write(
+        "/etc/apt/sources.list", "deb http://mirror.example/debian bookworm main\n# deb https://mirror.example/cuda /\n"
+    )
+    tree.write(
+        "/etc/apt/sources.list.d/cuda.list",
+        "deb [signed-by=/x.gpg] https://mirror.example/compute/cuda/repos/debian12/x86_64/ /\n",
+    )
+    tree.write(
+        "/etc/apt/sources.list.d/a.sources",
+        "Types: deb\nURIs: https://mirror.example/nvidia/\nSuites: /\n\nEnabled: no\nURIs: https://off.example/nvidia\n",
+    )
     tree.write("/etc/apt/sources.list.d/old.list.save", "deb https://mirror.example/cuda /\n")
     assert [Path(source["file"]).name + " " + source["uri"] for source in packages.sources(str(tree.root))] == [
         "a.sources https://mirror.example/nvidia/",
@@ -304,7 +389,9 @@ def test_dkms(release_tree: ReleaseTree) -> None:
     tree.write("/var/lib/dkms/nvidia-open/590.44/source/dkms.conf", "")
     tree.write("/var/lib/dkms/zfs/2.2/build/make.log", "")
     (tree.root / "var/lib/dkms/nvidia/kernel-6.8.0-60-generic-x86_64").symlink_to("570.133.20/6.8.0-60-generic/x86_64")
-    assert [(entry["module"], entry["version"], entry["kernel"], entry["state"]) for entry in system.dkms(str(tree.root))] == [
+    assert [
+        (entry["module"], entry["version"], entry["kernel"], entry["state"]) for entry in system.dkms(str(tree.root))
+    ] == [
         ("nvidia", "570.133.20", "6.8.0-60-generic", "built"),
         ("nvidia", "580.65.06", "", "failed"),
         ("nvidia-open", "590.44", "", "added"),
@@ -313,7 +400,11 @@ def test_dkms(release_tree: ReleaseTree) -> None:
 
 def test_os_release(release_tree: ReleaseTree) -> None:
     release_tree.write("/etc/os-release", 'PRETTY_NAME="Ubuntu 24.04.3 LTS"\nID=ubuntu\nVERSION_ID="24.04"\n# x\n')
-    assert system.os_release(str(release_tree.root)) == {"id": "ubuntu", "version": "24.04", "name": "Ubuntu 24.04.3 LTS"}
+    assert system.os_release(str(release_tree.root)) == {
+        "id": "ubuntu",
+        "version": "24.04",
+        "name": "Ubuntu 24.04.3 LTS",
+    }
 
 
 def test_no_os_release(tmp_path: Path) -> None:
