@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from factories import ReleaseTree  # noqa: E402
+from factories import ReleaseTree
 
 
 @pytest.fixture

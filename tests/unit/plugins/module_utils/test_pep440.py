@@ -7,9 +7,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from ansible_collections.verl.baremetal.plugins.module_utils import pep440
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version as Reference
+
+from ansible_collections.verl.baremetal.plugins.module_utils import pep440
 
 VERSIONS = [
     "0.0", "0.1", "1", "1.0", "1.0.0", "1.0.1", "1.1", "1.10", "1.9", "2.0", "1!0.5", "2.7.1", "2.7.1+cu126", "2.7.1+cu128", "2.7.10",

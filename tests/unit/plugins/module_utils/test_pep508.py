@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.verl.baremetal.plugins.module_utils import pep508
 from packaging.markers import Marker
 from packaging.requirements import Requirement as Reference
+
+from ansible_collections.verl.baremetal.plugins.module_utils import pep508
 
 MARKERS = [
     'python_version >= "3.12"', 'python_version < "3.9"', 'python_version == "3.1"', 'python_full_version >= "3.11.2"', "python_version in '3.10 3.11'",

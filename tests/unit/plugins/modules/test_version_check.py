@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.verl.baremetal.plugins.modules import version_check
 from factories import ReleaseTree
+
+from ansible_collections.verl.baremetal.plugins.modules import version_check
 
 DEFINITION: dict[str, Any] = {
     "components": [
@@ -96,7 +97,7 @@ def test_wrong_options_are_refused_in_words(params: dict[str, Any], words: str) 
 
 
 def test_options_that_override_the_manifest(release: ReleaseTree) -> None:
-    params = {name: None for name in version_check.ARGUMENTS}
+    params = dict.fromkeys(version_check.ARGUMENTS)
     subject = version_check.subject(
         {
             **params,

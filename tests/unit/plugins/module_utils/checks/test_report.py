@@ -8,8 +8,9 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate, model, rules, table
 from factories import ReleaseTree
+
+from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate, model, rules, table
 
 CHECKS = [
     model.Check("torch", "Torch", model.OK, "2.7.1+cu128", "2.7.1+cu128", "/venv"),

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import ALONE, PTX, SASS, ReleaseTree, elf_file, fat_binary
+
 from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate, host_rules, model, rules
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import nvml
 from ansible_collections.verl.baremetal.plugins.plugin_utils import stack_file
-from factories import ALONE, PTX, SASS, ReleaseTree, elf_file, fat_binary
 
 DEFINITION: dict[str, Any] = {
     "cuda": {"version": "12.8", "cudnn": "9.8.0.87"},

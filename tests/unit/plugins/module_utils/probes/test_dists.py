@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import dists
 from factories import ReleaseTree, elf_file
+
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import dists
 
 
 def listing(tree: ReleaseTree) -> dists.Listing:

@@ -8,8 +8,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import elf
 from factories import dynamic_section, elf_file
+
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import elf
 
 
 def write(folder: Path, content: bytes) -> str:

@@ -15,8 +15,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import elf, fatbin
 from factories import ALONE, FAMILY, PTX, SASS, elf_file, fat_binary
+
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import elf, fatbin
 
 A = fatbin.Architectures
 

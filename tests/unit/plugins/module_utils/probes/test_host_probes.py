@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
+from factories import ReleaseTree, elf_file
+
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import (
     cuda,
     driver,
@@ -16,7 +18,6 @@ from ansible_collections.verl.baremetal.plugins.module_utils.probes import (
     packages,
     system,
 )
-from factories import ReleaseTree, elf_file
 
 DPKG = """\
 Package: bash

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect, nvml
 from factories import ReleaseTree
+
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect, nvml
 
 NOT_SUPPORTED = 3
 
