@@ -33,7 +33,7 @@ def run(name: str, **params: Any) -> dict[str, Any]:
     path = next(entry for entry in sys.path if (Path(entry) / "ansible_collections/verl/baremetal").is_dir())
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, name, json.dumps(params)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False, env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert done.stdout, done.stderr
     value: dict[str, Any] = json.loads(done.stdout)
