@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -14,10 +12,11 @@ import sys
 import tempfile
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-from ansible_collections.verl.baremetal.plugins.module_utils import layer, lock, record, uv
+from ansible_collections.verl.baremetal.plugins.module_utils import layer, lock, record, source_build, uv
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 from ansible_collections.verl.baremetal.plugins.module_utils.uv import Sources
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import toolchain
 
 BUILDING = ".building"
 MANIFEST = "manifest.json"
@@ -173,6 +172,8 @@ def apply(job: Job, progress: Progress) -> Dict[str, Any]:
     busy.take(tick=lambda text: progress.step(f"{title}: {text}"))
     try:
         return _apply(job, progress, title, busy)
+    except (source_build.BuildError, toolchain.ToolchainError) as error:
+        raise InstallError(str(error)) from error
     except OSError as error:
         raise InstallError(f"{title}: {uv.explain_os_error(error, parent)}") from error
     finally:
@@ -316,7 +317,7 @@ def _install(
         ]
         uv.run(command, env, os.path.dirname(job.path), progress, f"{title}: clearing the cache", busy.fileno())
     wheels = [name for name in names if name not in build]
-    _run(job, state, wheels, env, mode, job.cache, False, progress, title, busy)
+    _run(job, [state.wanted[name].line for name in wheels], env, mode, progress, title, busy, job.sources)
     failpoint("layer.after_wheels")
     built = [name for name in names if name in build]
     if not built:
@@ -324,40 +325,51 @@ def _install(
     home = os.path.join(os.path.dirname(os.path.abspath(job.path)), "cuda")
     cuda_home = home if os.path.isdir(home) else ""
     build_env = uv.build_environment(job.path, cuda_home, os.cpu_count() or 1, job.build_environment)
-    env = uv.environment(os.environ, job.sources, build_env)
-    for name in built:
-        # uv's cache does not know what a build without isolation saw: one cache for each set of what was there.
-        cache = os.path.join(job.cache, "built", _surroundings(state.site, name, build_env)) if job.cache else ""
-        _run(job, state, [name], env, mode, cache, True, progress, f"{title}: {name}", busy)
-
-
-def _surroundings(site: str, name: str, env: Mapping[str, str]) -> str:
-    seen = {dist: version for dist, version in record.installed(site).items() if dist != name}
-    body = json.dumps([seen, sorted((key, value) for key, value in env.items() if key != "MAX_JOBS")])
-    return hashlib.sha256(body.encode("utf-8")).hexdigest()[:16]
+    with tempfile.TemporaryDirectory(prefix="verl-built-") as scratch:
+        for name in built:
+            label = f"{title}: building {name}"
+            progress.step(label)
+            line = state.wanted[name].line
+            folder = os.path.join(
+                job.cache or scratch, "built", source_build.key(state.site, name, line, build_env)
+            )
+            wheel, digest = ("", "") if name in fresh else source_build.kept(folder)
+            if not wheel:
+                wheel, digest = source_build.build(
+                    interpreter(job.path),
+                    line,
+                    folder,
+                    cuda_home,
+                    uv.environment(os.environ, job.sources, build_env),
+                    job.sources,
+                    lambda words=label: progress.step(words),
+                    f"{title}: {name}",
+                    busy.fileno(),
+                )
+            hashed = f"{name}=={state.wanted[name].version} --hash=sha256:{digest}"
+            here = uv.Sources(find_links=[os.path.dirname(wheel)], offline=True)
+            _run(job, [hashed], uv.environment(os.environ, here), mode, progress, f"{title}: {name}", busy, here)
 
 
 def _run(
     job: Job,
-    state: State,
-    names: Sequence[str],
+    lines: Sequence[str],
     env: Mapping[str, str],
     mode: str,
-    cache: str,
-    build: bool,
     progress: Progress,
     title: str,
     busy: lock.Busy,
+    sources: Sources,
 ) -> None:
-    if not names:
+    if not lines:
         return
     python = (job.python or sys.executable) if job.target else interpreter(job.path)
     with tempfile.TemporaryDirectory(prefix="verl-layer-") as folder:
         path = os.path.join(folder, "requirements.txt")
         with open(path, "w", encoding="utf-8") as handle:
-            handle.write("".join(state.wanted[name].line + "\n" for name in names))
+            handle.write("".join(line + "\n" for line in lines))
         target = job.path if job.target else ""
-        command = uv.install_command(job.uv, python, path, job.sources, mode, cache, build, target)
+        command = uv.install_command(job.uv, python, path, sources, mode, job.cache, target)
         uv.run(command, env, os.path.dirname(os.path.abspath(job.path)), progress, title, busy.fileno())
 
 

@@ -156,17 +156,16 @@ def install_command(
     sources: Sources,
     mode: str,
     cache: str,
-    build: bool = False,
     target: str = "",
 ) -> List[str]:
-    """The command that installs a requirements file: hashed, never resolving, wheels only unless build is set."""
+    """The command that installs a requirements file: hashed, never resolving, never building."""
     command = [uv, "pip", "install", "--python", python, "--no-deps", "--require-hashes", "--link-mode", mode]
     command += ["--color", "never", "--no-progress"]
     if cache:
         command += ["--cache-dir", cache]
     if target:
         command += ["--target", target]
-    command.append("--no-build-isolation" if build else "--no-build")
+    command.append("--no-build")
     command += source_arguments(sources)
     return [*command, "--requirements", requirements]
 

@@ -179,13 +179,15 @@ def parse_lock(text: str) -> list[dict[str, t.Any]]:
     return entries
 
 
-def sdists(text: str) -> list[str]:
-    """Names that a lock's header lists as having no wheel (``# sources: a b``)."""
+def sdists(text: str, python: str) -> list[str]:
+    """Names that a lock's header lists as having no wheel for this Python (``# sources: a, b (3.12)``)."""
     found: list[str] = []
     for line in text.splitlines():
         match = re.match(r"#\s*sources:\s*(.*)", line)
-        if match:
-            found += [canonicalize_name(n) for n in re.split(r"[,\s]+", match.group(1)) if n]
+        for entry in match.group(1).split(",") if match else []:
+            parts = re.fullmatch(r"\s*([A-Za-z0-9._-]+)\s*(?:\(([^)]*)\))?\s*", entry)
+            if parts and (not parts.group(2) or ".".join(python.split(".")[:2]) in parts.group(2).split()):
+                found.append(canonicalize_name(parts.group(1)))
     return found
 
 
@@ -225,7 +227,7 @@ def requirements(stack: t.Mapping[str, t.Any], layer: str, python: str, variant:
     lines = [
         "%s==%s %s" % (name, p["version"], " ".join("--hash=" + h for h in p["hashes"])) for name, p in sorted(packages.items())
     ]
-    return {"lines": lines, "build": [n for n in sdists(text) if n in packages], "packages": packages}
+    return {"lines": lines, "build": [n for n in sdists(text, python) if n in packages], "packages": packages}
 
 
 def canonical_digest(value: t.Any) -> str:
