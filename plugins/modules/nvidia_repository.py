@@ -170,7 +170,7 @@ def main() -> None:
                 msg=f"found {release['name'] or 'an unknown system'}, but NVIDIA's repository is used only on "
                 f"{tables.supported_names()}; set url to the folder that fits, or take CUDA from another source"
             )
-        url = repository_url(base, distribution.folder)
+        url = repository_url(base, distribution.folder if distribution else "")
     key_url = options.pop("key_url") or url.rstrip("/") + "/" + tables.KEY_FILE
     source = Source(Repository(url=url, key_url=key_url, **options), check=module.check_mode)
     try:

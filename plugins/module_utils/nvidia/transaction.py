@@ -12,7 +12,8 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import apt, tables
 
-PREFERENCES = "etc/apt/preferences.d/verl-nvidia-driver"
+# apt takes the first record that fits a version, in the order of the files' names: ours comes before NVIDIA's.
+PREFERENCES = "etc/apt/preferences.d/00verl-nvidia-driver"
 PINNING_PRIORITY = 1001
 ENVIRONMENT = {
     "LC_ALL": "C",
