@@ -6,6 +6,7 @@
 
 * missing-gplv3-license: the collection is Apache-2.0; only ansible-core's own modules must be GPLv3.
 * action-plugin-docs: an action plugin without a module is a role's own part, and the role documents it.
+* pep8:E501: tests hold captured output as it was printed.
 * shebang: programs outside plugins/ are run by people, with the python3 that every system has.
 """
 
@@ -31,6 +32,8 @@ def entries(root: Path) -> list[str]:
             with path.open("rb") as file:
                 if file.readline().rstrip() == b"#!/usr/bin/env python3":
                     found.append(f"{path.relative_to(root)} shebang")
+            if any(len(line) > 160 for line in path.read_text(encoding="utf-8").splitlines()):
+                found.append(f"{path.relative_to(root)} pep8:E501")
     return sorted(found)
 
 
