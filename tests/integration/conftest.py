@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ansible_collections.verl.baremetal.plugins.module_utils import layer, record, release
 
 HERE = Path(__file__).resolve().parent
