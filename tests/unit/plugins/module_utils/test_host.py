@@ -10,6 +10,7 @@ import stat
 import sys
 
 import pytest
+
 from ansible_collections.verl.baremetal.plugins.module_utils import host
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'
