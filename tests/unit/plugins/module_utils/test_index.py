@@ -10,6 +10,7 @@ import json
 import threading
 
 import pytest
+
 from ansible_collections.verl.baremetal.plugins.module_utils import index
 
 CONTENT = b"wheel " * 200000
