@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+
 from ansible_collections.verl.baremetal.plugins.plugin_utils import plan, role_defaults, stack_file
 
 GB = 1024**3
