@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.verl.baremetal.plugins.plugin_utils import stack_file
 
 MINIMAL = """
