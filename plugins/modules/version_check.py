@@ -48,11 +48,13 @@ options:
     type: path
   variants:
     description:
-      - The variant of a layer that was chosen, for example C({"torch": "pypi"}). By default those in the manifest.
+      - The variant of each layer that was chosen, for example V(pypi) under the key C(torch).
+      - By default those in the manifest.
     type: dict
   skipped:
     description:
-      - Components that were left out on purpose, and why. By default those in the manifest.
+      - Components that were left out on purpose, and why, by component.
+      - By default those in the manifest.
     type: dict
   integrity:
     description:

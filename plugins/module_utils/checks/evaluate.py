@@ -64,13 +64,16 @@ def subject_of_release(release: str, cuda_home: Optional[str] = None) -> Subject
     """A release, compared with its own pins."""
     manifest = load_manifest(release)
     own = os.path.join(release, "cuda")
-    home = cuda_home or manifest.get("cuda_home") or (own if os.path.isdir(own) else None)
+    home = cuda_home or (own if os.path.isdir(own) else None)
+    skipped = dict(manifest.get("skipped") or {})
+    if home is None and (manifest.get("cuda") or {}).get("source") == "none":
+        skipped.setdefault("cuda", "cuda_source is none")
     return Subject(
         manifest["definition"],
         os.path.join(release, "venv"),
         home,
         manifest.get("variants") or {},
-        manifest.get("skipped") or {},
+        skipped,
         manifest.get("packages") or {},
     )
 

@@ -189,11 +189,15 @@ def cuda(context: Context) -> List[Check]:
     name, title, expected = str(component["name"]), str(component.get("title", "CUDA")), str(component["version"])
     homes = context.facts["cuda"]["homes"]
     wanted = context.facts["cuda"]["home"]
-    home = next((entry for entry in homes if entry["home"] == wanted), None) if wanted else next(iter(homes), None)
+    if wanted:
+        home = next((entry for entry in homes if entry["home"] == wanted), None)
+    else:  # several toolkits may be side by side
+        right = (entry for entry in homes if _same_numbers(str(entry["version"]), expected))
+        home = next(right, next(iter(homes), None))
+    reason = rules.skip_reason(context, component)
+    if reason is not None and (home is None or not wanted):
+        return [Check(name, title, SKIPPED, expected, f"not installed: {reason}", wanted or "/usr/local")]
     if home is None or home["version"] is None:
-        reason = rules.skip_reason(context, component)
-        if reason is not None:
-            return [Check(name, title, SKIPPED, expected, f"not installed: {reason}", wanted or "/usr/local")]
         remedy = "install CUDA (role cuda), or give cuda_home"
         return [Check(name, title, MISSING, expected, "", wanted or "/usr/local", remedy)]
     check = Check(name, title, OK, expected, str(home["version"]), str(home["source"]))

@@ -118,8 +118,12 @@ def test_the_parts_of_a_release(release_tree: ReleaseTree) -> None:
     (release_tree.release / "cuda").mkdir()
     assert evaluate.subject_of_release(str(release_tree.release)).cuda_home == str(release_tree.release / "cuda")
     assert evaluate.subject_of_release(str(release_tree.release), "/given").cuda_home == "/given"
-    release_tree.manifest({"components": []}, cuda_home="/usr/local/cuda-12.8")
-    assert evaluate.subject_of_release(str(release_tree.release)).cuda_home == "/usr/local/cuda-12.8"
+
+
+def test_a_release_without_cuda_on_purpose(release_tree: ReleaseTree) -> None:
+    release_tree.manifest({"components": []}, cuda={"source": "none"})
+    assert evaluate.subject_of_release(str(release_tree.release)).skipped == {"cuda": "cuda_source is none"}
+    assert evaluate.subject_of_release(str(release_tree.release), "/given").skipped == {}
 
 
 def test_integrity(release_tree: ReleaseTree) -> None:

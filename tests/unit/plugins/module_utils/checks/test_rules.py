@@ -562,7 +562,12 @@ def test_no_cuda_on_purpose(release_tree: ReleaseTree) -> None:
     tree = good(release_tree)
     shutil.rmtree(tree.release / "cuda")
     assert run(tree)["cuda"].status == model.MISSING
-    assert run(tree, skipped={"cuda": "cuda_source is none"})["cuda"].status == model.SKIPPED
+    assert run(tree, cuda={"source": "none"})["cuda"].status == model.SKIPPED
+    tree.write("/usr/local/cuda-13.0/include/cuda.h", "#define CUDA_VERSION 13000\n")
+    assert run(tree)["cuda"].status == model.SKIPPED, "another toolkit of the host is none of its business"
+    assert run(tree, cuda={"source": "nvidia"})["cuda"].status == model.MISMATCH
+    tree.write("/usr/local/cuda-12.8/include/cuda.h", "#define CUDA_VERSION 12080\n")
+    assert run(tree)["cuda"].status == model.OK, "the right one of several"
 
 
 def test_another_cudnn_that_a_loader_could_find(release_tree: ReleaseTree) -> None:
