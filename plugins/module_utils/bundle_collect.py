@@ -1,0 +1,323 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a bundle: finds what is wanted by hash, fetches what is missing, shares files with other bundles."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import shutil
+import threading
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+from ansible_collections.verl.baremetal.plugins.module_utils import bundle, index, record, wheel_tags
+from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
+from ansible_collections.verl.baremetal.plugins.module_utils.bundle import BundleError, File
+from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
+
+RESERVE = 64 << 20  # bytes that stay free on the disk
+
+
+class Wanted(NamedTuple):
+    """One package of a lock for one Python."""
+
+    name: str
+    version: str
+    hashes: Tuple[str, ...]
+    python: str
+    use: str
+    indexes: Tuple[str, ...]  # "" is the client's default
+    glibc: Tuple[int, int] = (2, 28)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Wanted:
+        """From a module's argument."""
+        return cls(
+            data["name"],
+            data["version"],
+            tuple(data["hashes"]),
+            data["python"],
+            data["use"],
+            tuple(data.get("indexes") or [""]),
+            tuple(int(part) for part in str(data.get("glibc", "2.28")).split("."))[:2],  # type: ignore[arg-type]
+        )
+
+
+class Added(NamedTuple):
+    """A file that is no package of an index: copied or made on this machine."""
+
+    path: str  # in the bundle
+    source: str  # where it lies now
+    uses: Tuple[str, ...]
+
+
+class Counts(NamedTuple):
+    """What a run did."""
+
+    fetched: int
+    fetched_bytes: int
+    shared: int
+    removed: int
+
+
+def request_of(
+    wanted: Iterable[Wanted], added: Iterable[Added], serves: Mapping[str, Any], stack: Mapping[str, str]
+) -> str:
+    """One value for all that decides a bundle's content."""
+    parts: List[Any] = [
+        sorted(wanted),
+        sorted([item.path, list(item.uses), record.file_sha256(item.source)] for item in added),
+    ]
+    text = json.dumps([bundle.SCHEMA, parts, dict(serves), dict(stack)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def complete(folder: str, request: str) -> Optional[bundle.Bundle]:
+    """The bundle in the folder when it answers the same request and no file is missing or of another size."""
+    there = bundle.read_or_none(folder)
+    if there is None or there.request != request or bundle.verify(folder, there.files, hashes=False):
+        return None
+    return None if bundle.superfluous(folder, there.files) else there
+
+
+def _clients(indexes: Iterable[str], default: Optional[str], ca_file: str, proxy: str) -> Dict[str, index.Client]:
+    found = {}
+    for url in set(indexes):
+        if not url and not default:
+            raise BundleError(
+                "no package index is configured and the client's default cannot be told: set stack_index_url to one."
+            )
+        found[url] = index.Client(url or str(default), ca_file, proxy)
+    return found
+
+
+def lookup(
+    wanted: Sequence[Wanted], clients: Mapping[str, index.Client], jobs: int, progress: Progress
+) -> Dict[str, Tuple[index.File, str, Set[str]]]:
+    """sha256 -> (file, the index that has it, its uses). Raises BundleError with all that cannot be found."""
+    pages: Dict[Tuple[str, str], List[index.File]] = {}
+    errors: Dict[Tuple[str, str], str] = {}
+
+    def ask(question: Tuple[str, str]) -> None:
+        try:
+            pages[question] = clients[question[0]].files(question[1])
+        except index.PackageIndexError as error:
+            pages[question], errors[question] = [], str(error)
+
+    found: Dict[str, Tuple[index.File, str, Set[str]]] = {}
+    pending = list(wanted)
+    missing: List[str] = []
+    with concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
+        rank = 0
+        while pending:
+            questions = sorted({(item.indexes[rank], item.name) for item in pending} - set(pages))
+            for number, _unused in enumerate(pool.map(ask, questions), 1):
+                progress.step("asking the index for packages", number, len(questions))
+            later = []
+            for item in pending:
+                hashes = {value.rpartition(":")[2] for value in item.hashes}
+                offered = {f.name: f for f in pages[item.indexes[rank], item.name] if f.sha256 in hashes}
+                name = wheel_tags.choose(offered, wheel_tags.Target(item.python, item.glibc))
+                if name is not None:
+                    file = offered[name]
+                    found.setdefault(file.sha256, (file, item.indexes[rank], set()))[2].add(item.use)
+                elif rank + 1 < len(item.indexes):
+                    later.append(item)
+                else:
+                    why = [errors[q] for q in ((url, item.name) for url in item.indexes) if q in errors]
+                    missing.append(
+                        f"{item.name} {item.version} for Python {item.python}: "
+                        + (why[0] if why else "no file with a hash of the lock serves it")
+                    )
+            pending, rank = later, rank + 1
+    if missing:
+        raise BundleError(
+            f"{len(missing)} of {len(wanted)} packages cannot be had: "
+            + "; ".join(missing[:10])
+            + (" ..." if len(missing) > 10 else "")
+            + ". Set stack_index_url or stack_torch_index_url to an index or mirror that holds them, "
+            "and check stack_proxy and stack_ca_file."
+        )
+    return found
+
+
+def neighbours(folder: str) -> Dict[str, str]:
+    """sha256 -> path, of the files of this bundle and of those beside it."""
+    found: Dict[str, str] = {}
+    parent = os.path.dirname(os.path.abspath(folder))
+    for path in sorted(glob.glob(os.path.join(glob.escape(parent), "*", bundle.INDEX))):
+        other = os.path.dirname(path)
+        there = bundle.read_or_none(other)
+        for item in there.files if there else ():
+            full = os.path.join(other, item.path)
+            if os.path.isfile(full):
+                found.setdefault(item.sha256, full)
+    return found
+
+
+def share(source: str, target: str, sha256: str) -> bool:
+    """Take a file by a hard link, or a copy across disks, if it is what it should be."""
+    if os.path.abspath(source) == os.path.abspath(target) or record.file_sha256(source) != sha256:
+        return False
+    temporary = f"{target}.{os.getpid()}.new"
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+    return True
+
+
+class Meter:
+    """Adds up the bytes of parallel downloads."""
+
+    def __init__(self, progress: Progress, what: str, total: int) -> None:
+        self.progress, self.what, self.total, self.done = progress, what, total, 0
+        self.guard = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Some bytes more."""
+        with self.guard:
+            self.done += count
+            self.progress.step(self.what, self.done >> 20, max(self.total, self.done) >> 20)
+
+
+def in_parallel(jobs: int, work: Callable[[Any], Any], items: Sequence[Any]) -> List[Any]:
+    """Results in order; the first error ends it, after what runs is done and without what waits."""
+    with concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def check_room(folder: str, need: int) -> None:
+    """Fail in words before a disk is filled."""
+    free = shutil.disk_usage(folder).free
+    if need + RESERVE > free:
+        raise BundleError(
+            f"the disk is full: {free / 1e9:.1f} GB are free under {folder}, {(need + RESERVE) / 1e9:.1f} GB are needed "
+            f"for what is missing. Make room or set another folder, and run again: what was fetched is kept."
+        )
+
+
+def _fetch_all(
+    folder: str,
+    found: Mapping[str, Tuple[index.File, str, Set[str]]],
+    clients: Mapping[str, index.Client],
+    jobs: int,
+    progress: Progress,
+) -> Tuple[List[File], Counts]:
+    """Bring every file to wheels/."""
+    target = os.path.join(folder, bundle.WHEELS)
+    os.makedirs(target, exist_ok=True)
+    names: Dict[str, str] = {}
+    for sha256, (file, _url, _uses) in found.items():
+        if names.setdefault(file.name, sha256) != sha256:
+            raise BundleError(
+                f"two indexes hold different files named {file.name}: make a bundle for each torch variant."
+            )
+    known = neighbours(folder)
+    missing: List[index.File] = []
+    shared = 0
+    for number, (sha256, (file, _url, _uses)) in enumerate(sorted(found.items()), 1):
+        progress.step("looking for files that are there", number, len(found))
+        path = os.path.join(target, file.name)
+        if os.path.isfile(path) and record.file_sha256(path) == sha256:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        if sha256 in known and share(known[sha256], path, sha256):
+            shared += 1
+            continue
+        missing.append(file)
+
+    def rest(file: index.File) -> int:
+        part = os.path.join(target, file.name + ".part")
+        return max(0, (file.size or 0) - (os.path.getsize(part) if os.path.exists(part) else 0))
+
+    total = sum(rest(file) for file in missing)
+    check_room(folder, total)
+    meter = Meter(progress, f"fetching {len(missing)} files, MB", total)
+
+    def fetch(file: index.File) -> None:
+        clients[found[file.sha256][1]].fetch(file, target, meter.add)
+        failpoint("bundle.fetch")
+
+    # The largest first: the end of the run is not spent waiting for one of them.
+    in_parallel(jobs, fetch, sorted(missing, key=lambda file: (-(file.size or 0), file.name)))
+    files = [
+        File(
+            f"{bundle.WHEELS}/{file.name}",
+            os.path.getsize(os.path.join(target, file.name)),
+            sha256,
+            tuple(sorted(uses)),
+        )
+        for sha256, (file, _url, uses) in found.items()
+    ]
+    return files, Counts(len(missing), meter.done, shared, 0)
+
+
+def _add_all(folder: str, added: Sequence[Added]) -> Tuple[List[File], int]:
+    """Put files of this machine into the bundle."""
+    files, copied = [], 0
+    for item in added:
+        target = os.path.join(folder, item.path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        wanted = record.file_sha256(item.source)
+        if not (os.path.isfile(target) and record.file_sha256(target) == wanted):
+            temporary = f"{target}.{os.getpid()}.new"
+            shutil.copyfile(item.source, temporary)
+            os.replace(temporary, target)
+            copied += 1
+        files.append(File(item.path, os.path.getsize(target), wanted, tuple(sorted(item.uses))))
+    return files, copied
+
+
+def remove_superfluous(folder: str, files: Sequence[File]) -> int:
+    """Remove what the bundle does not name, and folders that are empty then."""
+    removed = 0
+    for problem in bundle.superfluous(folder, files):
+        os.unlink(os.path.join(folder, problem.path))
+        removed += 1
+    for parent, _folders, _names in os.walk(folder, topdown=False):
+        if parent != folder:
+            with contextlib.suppress(OSError):
+                os.rmdir(parent)
+    return removed
+
+
+def collect(
+    folder: str,
+    stack: Mapping[str, str],
+    serves: Mapping[str, List[str]],
+    wanted: Sequence[Wanted],
+    added: Sequence[Added],
+    default_index: Optional[str],
+    ca_file: str,
+    proxy: str,
+    jobs: int,
+    parts: Mapping[str, str],
+    progress: Progress,
+) -> Tuple[bundle.Bundle, Counts]:
+    """Make the bundle, or make it complete; bundle.json is written last."""
+    os.makedirs(folder, exist_ok=True)
+    clients = _clients({url for item in wanted for url in item.indexes}, default_index, ca_file, proxy)
+    found = lookup(wanted, clients, max(jobs, 8), progress)
+    files, counts = _fetch_all(folder, found, clients, jobs, progress)
+    more, copied = _add_all(folder, added)
+    files += more
+    made = bundle.Bundle(dict(stack), {name: list(values) for name, values in serves.items()}, tuple(sorted(files)), "")
+    bundle.write_text(os.path.join(folder, "README.md"), bundle.readme(made, parts))
+    files.append(bundle.file_of(folder, "README.md", ["about/" + bundle.ANY]))
+    removed = remove_superfluous(folder, files)
+    made = made._replace(files=tuple(sorted(files)), request=request_of(wanted, added, serves, stack))
+    bundle.write(folder, made)
+    return made, counts._replace(removed=removed, shared=counts.shared + copied)

@@ -1,0 +1,141 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a bundle holds: follows from the stack file, its locks and the roles' variables; nothing is listed by hand."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from . import stack_file
+
+ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+CONTROLLER_LOCKS = ("controller.txt", "uv.txt")
+Entry = dict[str, t.Any]
+
+
+class ContentError(Exception):
+    """Variables that decide nothing; the text says what to set."""
+
+
+def chosen(name: str, asked: t.Sequence[str], known: t.Sequence[str], empty: t.Sequence[str]) -> list[str]:
+    """The values of one variable: as asked, or the default where it is empty; all must be known."""
+    values = [str(value) for value in asked] or list(empty)
+    wrong = [value for value in values if value not in known]
+    if wrong:
+        raise ContentError(
+            f"{name}: {', '.join(map(repr, wrong))} is not known; this stack has {', '.join(known) or 'none'}."
+        )
+    return sorted(set(values), key=list(known).index)
+
+
+def lock_name(stack: t.Mapping[str, t.Any], layer: str, variant: str) -> str:
+    """The name of a layer's lock, which is also the name of its part of a bundle."""
+    return f"{layer}.{variant}" if layer in stack["variants"] and variant else layer
+
+
+def serves(stack: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any], controller_python: str) -> dict[str, list[str]]:
+    """What the bundle will serve.
+
+    Raises:
+        ContentError: a variable asks for what the stack does not have.
+    """
+    pythons = list(stack["python"]["preferred"])
+    variants = sorted(stack["variants"].get("torch", {}))
+    systems = [f"{s['id']} {s['version']}" for s in stack["platform"]["systems"]]
+    sources = ["pypi", "nvidia"] if stack["cuda"] else []
+    first = [values["venv_torch_variant"]] if values["venv_torch_variant"] in variants else variants[:1]
+    return {
+        "pythons": chosen("bundle_pythons", values["bundle_pythons"], pythons, pythons[:1]),
+        "torch_variants": chosen(
+            "bundle_torch_variants", values["bundle_torch_variants"] if variants else [], variants, first
+        ),
+        "cuda_sources": chosen(
+            "bundle_cuda_sources", values["bundle_cuda_sources"] if sources else [], sources, sources[:1]
+        ),
+        "systems": chosen("bundle_systems", values["bundle_systems"], systems, []),
+        "controller_pythons": [controller_python] if values["bundle_controller"] else [],
+    }
+
+
+def wanted(
+    stack: t.Mapping[str, t.Any], served: t.Mapping[str, list[str]], values: t.Mapping[str, t.Any]
+) -> list[Entry]:
+    """Every package of every lock that the bundle serves: name, version, hashes, python, use, indexes, glibc."""
+    index, glibc = values["stack_index_url"], stack["platform"]["glibc"]
+    found: list[Entry] = []
+    for python in served["pythons"]:
+        locks: list[tuple[str, str | None, list[str]]] = []
+        for layer in (layer["name"] for layer in stack["layers"]):
+            variants = stack["variants"].get(layer, {})
+            for variant in served["torch_variants"] if layer == "torch" else sorted(variants):
+                own = variants[variant].get("index_url")
+                own = [values["stack_torch_index_url"] or own] if own else []
+                locks.append((layer, variant, [index, *own]))
+            if not variants:
+                locks.append((layer, None, [index]))
+        if "pypi" in served["cuda_sources"]:
+            locks.append(("cuda", None, [index]))
+        locks.append(("uv", None, [index]))
+        for layer, variant, indexes in locks:
+            packages = stack_file.requirements(stack, layer, python, variant)["packages"]
+            use = lock_name(stack, layer, variant or "") + "/" + python
+            found += [
+                _entry(name, p["version"], p["hashes"], python, use, indexes, glibc)
+                for name, p in sorted(packages.items())
+            ]
+    for python in served["controller_pythons"]:
+        found += controller(python, index, glibc)
+    return found
+
+
+def controller(python: str, index: str, glibc: str) -> list[Entry]:
+    """The packages of the controller's own locks."""
+    environment = stack_file.marker_environment(python)
+    found = []
+    for name in CONTROLLER_LOCKS:
+        with open(os.path.join(ROOT, "requirements", name), encoding="utf-8") as stream:
+            for entry in stack_file.parse_lock(stream.read()):
+                if not entry["marker"] or stack_file.Marker(entry["marker"]).evaluate(t.cast(t.Any, environment)):
+                    found.append(
+                        _entry(
+                            entry["name"],
+                            entry["version"],
+                            entry["hashes"],
+                            python,
+                            "controller/" + python,
+                            [index],
+                            glibc,
+                        )
+                    )
+    return found
+
+
+def _entry(name: str, version: str, hashes: list[str], python: str, use: str, indexes: list[str], glibc: str) -> Entry:
+    return {
+        "name": name,
+        "version": version,
+        "hashes": hashes,
+        "python": python,
+        "use": use,
+        "indexes": indexes,
+        "glibc": glibc,
+    }
+
+
+def uses(stack: t.Mapping[str, t.Any], plan: t.Mapping[str, t.Any], system: str) -> list[str]:
+    """What one host needs of a bundle, from its plan."""
+    python, variant = plan["variants"]["python"], plan["variants"]["torch"]
+    found = [lock_name(stack, layer, variant) + "/" + python for layer in plan["layers"]]
+    found += ["uv/" + python, "built/" + python, "sources/any", "apt." + system.replace(" ", "") + "/any"]
+    if plan["cuda"]["source"] == "pypi":
+        found.append("cuda/" + python)
+    if plan["python"].get("managed"):
+        found.append("python/" + python)
+    return sorted(found)
+
+
+def requirement_lines(plan: t.Mapping[str, t.Any]) -> list[str]:
+    """The requirement lines that one host's plan installs; the bundle must have a file for each."""
+    lines = [line for layer in plan["layers"].values() for line in layer["requirements"]]
+    return lines + plan["cuda"]["requirements"] + plan["uv"]["requirements"]
