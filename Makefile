@@ -54,6 +54,10 @@ lint: venv-dev tree ## yamllint, ruff, mypy, ansible-lint
 unit: venv-dev tree ## unit tests (ARGS="tests/unit/test_tree.py -k name")
 	@cd $(ROOT) && exec pytest -q $(if $(ARGS),$(ARGS),tests/unit -n 2)
 
+.PHONY: integration
+integration: venv-dev tree ## the installer with real uv and a small stack: kills, full disks, wrong hashes
+	@cd $(ROOT) && exec pytest -q $(if $(ARGS),$(ARGS),tests/integration)
+
 .PHONY: sanity
 sanity: venv-dev tree ## ansible-test sanity (ARGS="--test validate-modules")
 	@bash tests/ci/sanity.sh $(ARGS)
@@ -69,6 +73,10 @@ molecule: venv-dev tree docker ## every molecule scenario of CI
 .PHONY: scenario
 scenario: venv-dev tree docker ## one molecule scenario: SCENARIO=name [STEP=converge]
 	@bash tests/ci/scenario.sh "$(SCENARIO)" "$(if $(STEP),$(STEP),test)" $(ARGS)
+
+.PHONY: bench
+bench: venv-dev tree ## benchmarks (BENCH="version_check switch") into docs/benchmarks.md; needs 30 GB and an hour
+	@python tests/benchmarks/run.py $(BENCH)
 
 .PHONY: relock
 relock: venv tree ## make the stacks' locks anew from stack.yml and relock.yml

@@ -1,0 +1,228 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""The Python stack and CUDA's wheels, installed by the roles, by pip in the order of the image's recipe, and by bare uv.
+
+python_stack.py --root FOLDER [--wheels FOLDER] [--cold 1] [--warm 3]; FOLDER is emptied. What it leaves there (the
+release, and pip's environment) is what converged.py measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+from bench import ROOT, Result, ansible_env, interleave, median, save, timed
+
+sys.path.insert(0, str(ROOT / "plugins" / "plugin_utils"))
+STACK = "verl0.5-preview-cu128"
+
+
+def stack_file() -> Any:
+    """The collection's own reader of stack files."""
+    sys.path.insert(0, str(ROOT / ".tree"))
+    from ansible_collections.verl.baremetal.plugins.plugin_utils import stack_file as module
+
+    return module
+
+
+class Sides:
+    """The three ways of installing the same packages below one folder."""
+
+    def __init__(self, root: Path, wheels: Path) -> None:
+        self.root, self.wheels = root, wheels
+        self.reader = stack_file()
+        self.stack = self.reader.load(STACK)
+        self.python = ""
+        # Compiled from sources: our side and pip's take them from the wheel cache, where they are there.
+        compiled = {str(wheel["dist"]) for wheel in self.stack["wheels"].values()}
+        self.cached = {path.name.split("-")[0].replace("_", "-").lower() for path in wheels.glob("*.whl")}
+        self.absent = compiled - self.cached
+
+    # -- ours
+
+    def ours(self) -> None:
+        """The site playbook, from the locks."""
+        for name in ("releases", "state", "current"):
+            self.remove(self.root / "ours" / name)
+        target = self.root / "ours" / "wheels"
+        if self.cached and not target.exists():
+            shutil.copytree(self.wheels, target)
+        timed(
+            ["ansible-playbook", "site.yml", "-e", f"stack_root={self.root / 'ours'}", "-e", "release_profile=false"],
+            ansible_env(),
+            cwd=str(ROOT),
+        )
+        self.python = os.path.realpath(self.root / "ours" / "current" / "venv" / "bin" / "python")
+
+    # -- pip, as the image's recipe does it: one command after another, each resolving anew
+
+    def recipe(self) -> List[List[str]]:
+        """pip's commands, in the order of the recipe, held to the lock's versions where pip accepts them."""
+        trio = ["torch", "torchvision", "torchaudio"]
+        layers = {layer["name"]: layer["requires"] for layer in self.stack["layers"]}
+        pinned = self.reader.pinned
+        rest = [line for line in layers["torch"] if line not in trio]
+        commands = [pinned(self.stack, trio), pinned(self.stack, rest)]
+        commands.append(["--no-build-isolation", *pinned(self.stack, layers["flashinfer"])])
+        commands.append(pinned(self.stack, layers["sglang"]))
+        commands.append([f"nvidia-cudnn-cu12=={self.stack['cuda']['cudnn']}"])
+        for line in pinned(self.stack, [r for r in layers["megatron"] if r not in self.absent]):
+            commands.append(["--no-deps", line])
+        return commands
+
+    def constraints(self) -> Path:
+        """Every version of the lock but cuDNN's, which torch itself refuses."""
+        lines = []
+        for name in ("torch.pypi", "flashinfer", "sglang", "megatron"):
+            text = (Path(self.stack["folder"]) / "locks" / f"{name}.txt").read_text(encoding="utf-8")
+            lines += [
+                f"{entry['name']}=={entry['version']}" + (f"; {entry['marker']}" if entry.get("marker") else "")
+                for entry in self.reader.parse_lock(text)
+                if entry["name"] != "nvidia-cudnn-cu12"
+            ]
+        path = self.root / "constraints.txt"
+        path.write_text("\n".join(sorted(set(lines))) + "\n", encoding="utf-8")
+        return path
+
+    def pip_commands(self) -> List[List[str]]:
+        """The commands with their options."""
+        python = str(self.root / "pip" / "bin" / "python")
+        common = [python, "-m", "pip", "install", "-q", "-c", str(self.constraints())]
+        common += ["--find-links", str(self.wheels)] if self.cached else []
+        return [[*common, *command] for command in self.recipe()]
+
+    def pip(self) -> None:
+        """A new environment by pip, and CUDA's wheels into a folder of their own."""
+        self.remove(self.root / "pip", self.root / "pip-cuda")
+        env = {"PIP_CACHE_DIR": str(self.root / "pip-cache")}
+        timed([self.python, "-m", "venv", str(self.root / "pip")])
+        for command in self.pip_commands():
+            timed(command, env)
+        python = str(self.root / "pip" / "bin" / "python")
+        lock = Path(self.stack["folder"]) / "locks" / "cuda.txt"
+        timed([python, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", str(lock), "--target",
+               str(self.root / "pip-cuda")], env)  # fmt: skip
+
+    # -- uv alone: the limit
+
+    def uv(self) -> None:
+        """The wheels of the locks by bare `uv pip sync`: no proof, no bytecode, nothing that has to be built against Torch."""
+        self.remove(self.root / "uv", self.root / "uv-cuda")
+        env = {"UV_CACHE_DIR": str(self.root / "uv-cache"), "UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
+        uv = str(ROOT / ".venv" / "bin" / "uv")
+        timed([uv, "venv", "-q", "--python", self.python, str(self.root / "uv")], env)
+        timed(
+            [uv, "pip", "sync", "-q", "--require-hashes", "--python", str(self.root / "uv"), str(self.wheel_lock())],
+            env,
+        )
+        lock = Path(self.stack["folder"]) / "locks" / "cuda.txt"
+        timed([uv, "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", str(lock), "--python",
+               str(self.root / "uv"), "--target", str(self.root / "uv-cuda")], env)  # fmt: skip
+
+    def wheel_lock(self) -> Path:
+        """The locks as one file, without what has no wheel."""
+        kept: List[str] = []
+        built = {"flashinfer-python", "flash-attn", "transformer-engine-torch", "megatron-core", "pylatexenc",
+                 "antlr4-python3-runtime"}  # fmt: skip
+        for name in ("torch.pypi", "sglang", "megatron"):
+            text = (Path(self.stack["folder"]) / "locks" / f"{name}.txt").read_text(encoding="utf-8")
+            block: List[str] = []
+            for line in text.splitlines():
+                if line.startswith("#") or not line.strip():
+                    continue
+                if not line.startswith(" "):
+                    block = [line]
+                    keep = line.split("==")[0].strip() not in built
+                else:
+                    block = [line]
+                if keep:
+                    kept += block
+        path = self.root / "wheels.txt"
+        path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+        return path
+
+    @staticmethod
+    def remove(*paths: Path) -> None:
+        for path in paths:
+            if path.is_symlink():
+                path.unlink()
+            elif path.exists():
+                shutil.rmtree(path)
+
+    def forget(self) -> None:
+        """Make every cache cold."""
+        self.remove(self.root / "ours", self.root / "pip-cache", self.root / "uv-cache")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--wheels", type=Path, default=Path("/opt/verl/wheels"))
+    parser.add_argument("--cold", type=int, default=1)
+    parser.add_argument("--warm", type=int, default=3)
+    options = parser.parse_args()
+    options.root.mkdir(parents=True, exist_ok=True)
+    sides = Sides(options.root, options.wheels)
+    runs: Dict[str, List[float]] = {}
+    cases = {"the roles": sides.ours, "pip, in the recipe's order": sides.pip, "bare uv pip sync (the limit)": sides.uv}
+
+    def cold() -> None:
+        sides.forget()
+
+    for temperature, rounds in (("cold", options.cold), ("warm", options.warm)):
+        for _round in range(rounds):
+            if temperature == "cold":
+                cold()
+            for name, values in interleave(cases, 1).items():
+                runs.setdefault(f"{name}, {temperature}", []).extend(values)
+    left_out = sorted(sides.absent)
+    save(
+        Result(
+            name="python_stack",
+            title="The Python stack and CUDA's wheels",
+            question="From nothing (cold) and with every file in the installer's cache (warm). The roles also compile "
+            "bytecode, prove every file against its RECORD, check the versions, write the manifest and switch.",
+            runs=runs,
+            ratios=[
+                {
+                    "what": "pip to the roles, cold",
+                    "of": "pip, in the recipe's order, cold",
+                    "to": "the roles, cold",
+                    "target": "",
+                },
+                {
+                    "what": "pip to the roles, warm",
+                    "of": "pip, in the recipe's order, warm",
+                    "to": "the roles, warm",
+                    "target": "",
+                },
+                {
+                    "what": "the roles to bare uv, cold",
+                    "of": "the roles, cold",
+                    "to": "bare uv pip sync (the limit), cold",
+                    "target": "at most 1.25",
+                },
+                {
+                    "what": "the roles to bare uv, warm",
+                    "of": "the roles, warm",
+                    "to": "bare uv pip sync (the limit), warm",
+                    "target": "",
+                },
+            ],  # fmt: skip
+            figures={"median of the roles, warm": f"{median(runs['the roles, warm']):.1f} s"} if options.warm else {},
+            notes=[
+                "pip's side ends with cuDNN 9.8.0.87 over what Torch asks for, as the recipe does; bare uv leaves out what "
+                "has to be built from a source archive (FlashInfer, Megatron core and two small packages) and compiles no "
+                "bytecode."
+            ],
+            left_out=[f"{name}: not in the wheel cache of this machine" for name in left_out],
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
