@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -330,9 +331,7 @@ def _install(
             label = f"{title}: building {name}"
             progress.step(label)
             line = state.wanted[name].line
-            folder = os.path.join(
-                job.cache or scratch, "built", source_build.key(state.site, name, line, build_env)
-            )
+            folder = os.path.join(job.cache or scratch, "built", source_build.key(state.site, name, line, build_env))
             wheel, digest = ("", "") if name in fresh else source_build.kept(folder)
             if not wheel:
                 wheel, digest = source_build.build(
@@ -342,7 +341,7 @@ def _install(
                     cuda_home,
                     uv.environment(os.environ, job.sources, build_env),
                     job.sources,
-                    lambda words=label: progress.step(words),
+                    functools.partial(progress.step, label),
                     f"{title}: {name}",
                     busy.fileno(),
                 )

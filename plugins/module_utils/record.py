@@ -188,8 +188,8 @@ def file_sha256(path: str) -> str:
 
 
 def _skipped(entry: Entry) -> bool:
-    """Files without a promise: bytecode (may be made anew at any time), and a dist-info's top_level.txt, which nothing reads
-    at run time and which decord 0.6.0's own wheel records with a wrong size."""
+    """Files without a promise: bytecode (may be made anew at any time), and a dist-info's top_level.txt, which nothing
+    reads at run time and which decord 0.6.0's own wheel records with a wrong size."""
     return entry.path.endswith((".pyc", ".dist-info/top_level.txt"))
 
 

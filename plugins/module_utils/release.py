@@ -46,6 +46,11 @@ class Generation(NamedTuple):
             os.path.join(self.path, BUILDING)
         )
 
+    @property
+    def building(self) -> bool:
+        """True for a folder that was begun and not completed; one that lost its manifest later is damaged instead."""
+        return os.path.lexists(os.path.join(self.path, BUILDING)) or not os.listdir(self.path)
+
 
 # ---------------------------------------------------------------------------------------------------- reading
 
@@ -242,15 +247,17 @@ def begin(root: str, release_id: str, layers: Mapping[str, Any], progress: Progr
     last = 0
     for generation in generations(root, release_id):
         last = generation.number
-        if generation.complete:
-            newest, unfinished = generation, None
-        else:
+        if generation.building:
             unfinished = generation
+        else:
+            newest, unfinished = generation, None
     if newest is not None:
         drift = quick_check(newest.path)
         if not drift:
             return _begun(root, release_id, newest, converged=True)
     if unfinished is not None:
+        if not check:
+            write_file(os.path.join(unfinished.path, BUILDING), json.dumps({"id": release_id}) + "\n")
         removed = [] if check else clean(unfinished.path, layers, progress)
         return _begun(root, release_id, unfinished, continued=True, drift=drift, removed=removed, changed=bool(removed))
     name = release_id if last == 0 else f"{release_id}.{last + 1}"

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -64,6 +65,7 @@ _HASH = re.compile(
     r"Computed:\s+(?P<found>(?:sha\d+:[0-9a-f]+\s*)+)"
 )
 _DOWNLOAD = re.compile(r"^\s*(?P<word>Downloading|Downloaded|Building|Built) (?P<name>[^\s(]+)")
+_FULL = ("No space left on device", "os error 28", "File too large", "os error 27", "Disk quota exceeded")
 _NETWORK = re.compile(
     r"error sending request|Request failed after|Failed to fetch|dns error|operation timed out|Connect"
 )
@@ -244,7 +246,7 @@ def run(
 def explain(text: str, code: int, title: str, folders: Sequence[str] = ()) -> str:
     """uv's failure in words; unknown ones are shown as they are, shortened."""
     tail = "\n".join([line for line in text.splitlines() if line.strip()][-15:])
-    if "No space left on device" in text or "os error 28" in text or "os error 27" in text:
+    if code == -signal.SIGXFSZ or any(word in text for word in _FULL):
         return f"{title}: the disk is full{_free(folders)}. Make room and run again: what was finished is kept.\n{tail}"
     match = _HASH.search(text)
     if match is not None:

@@ -99,11 +99,11 @@ class Engine:
         process.communicate()
         return not done
 
-    def module(self, name: str, check: bool = False, **arguments: Any) -> dict[str, Any]:
+    def module(self, module: str, /, check: bool = False, **arguments: Any) -> dict[str, Any]:
         """Run a module as Ansible would: a process of its own, arguments on standard input."""
         arguments["_ansible_check_mode"] = check
         answer = subprocess.run(
-            [sys.executable, str(MODULES / f"{name}.py")],
+            [sys.executable, str(MODULES / f"{module}.py")],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), env=self.environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False,
         )  # fmt: skip

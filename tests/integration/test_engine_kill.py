@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ansible_collections.verl.baremetal.plugins.module_utils import record
 
 FAILPOINTS = [
