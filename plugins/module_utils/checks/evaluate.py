@@ -87,11 +87,21 @@ def subject_of_folder(release: str) -> Subject:
         return Subject({}, os.path.join(release, "venv"), own if os.path.isdir(own) else None, {}, {}, {})
 
 
+def extensions_of(definition: Mapping[str, Any]) -> List[str]:
+    """The packages whose compiled files are read: those with a rule for their kernels, and those that are built here."""
+    named = [str(entry["dist"]) for entry in (definition.get("rules") or {}).get("extensions") or ()]
+    wheels = definition.get("wheels") or {}
+    built = [str(wheel.get("dist", "")) for wheel in (wheels.values() if isinstance(wheels, Mapping) else wheels)]
+    return list(dict.fromkeys(record.normalise(name) for name in [*named, *built] if name))
+
+
 def gather(
     subject: Subject, root: str = "/", ld_library_path: str = "", nvml: Optional[collect.NvmlProbe] = None
 ) -> rules.Context:
     """The facts of the host, with what the rules need of every package's metadata."""
-    facts = collect.facts(root, subject.prefix, subject.cuda_home, ld_library_path, nvml)
+    facts = collect.facts(
+        root, subject.prefix, subject.cuda_home, ld_library_path, nvml, extensions_of(subject.definition)
+    )
     site_packages = facts["python"]["site_packages"] if facts["python"] else []
     listing = dists.list_dists(site_packages)
     requires = {name: dists.requires(dist) for name, dist in listing.dists.items()}

@@ -503,7 +503,8 @@ def _kernels_of(
     check = Check(f"kernels_{name}", title, OK, wanted, found, str(files[0]["path"]) if files else context.where)
     broken = next((entry for entry in files if entry["problem"]), None)
     if broken is not None:
-        return check._replace(status=MISMATCH, found=str(broken["problem"]), remedy=f"install {dist} again")
+        found, source = str(broken["problem"]), str(broken["path"])
+        return check._replace(status=MISMATCH, found=found, source=source, remedy=f"install {dist} again")
     if not capabilities:
         return check._replace(status=SKIPPED, found=f"no GPU here; it has {found}")
     device = [entry for entry in files if entry["sass"] or entry["ptx"]]

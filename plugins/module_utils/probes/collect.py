@@ -11,17 +11,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from . import cuda, dists, driver, elf, fatbin, files, gpus, libraries, nvml, packages, system
 
-# The extensions whose device code is read: distribution, and the folders and files of it that hold extensions.
-EXTENSIONS: Dict[str, Sequence[str]] = {
-    "flash-attn": ("flash_attn_2_cuda",),
-    "transformer-engine-cu12": (
-        "transformer_engine/libtransformer_engine",
-        "transformer_engine/wheel_lib/libtransformer_engine",
-    ),
-    "transformer-engine-torch": ("transformer_engine_torch", "transformer_engine/wheel_lib/transformer_engine_torch"),
-    "sgl-kernel": ("sgl_kernel/common_ops", "sgl_kernel/flash_ops"),
-    "apex": ("amp_C", "fused_layer_norm_cuda", "fused_weight_gradient_mlp_cuda"),
-}
+# The packages whose compiled files are read where no stack names them.
+EXTENSIONS = ("flash-attn", "transformer-engine-cu12", "transformer-engine-torch", "sgl-kernel", "apex")
 
 NvmlProbe = Callable[[], Dict[str, Any]]
 
@@ -40,23 +31,6 @@ def flashinfer_build(site_packages: Sequence[str]) -> Dict[str, Any]:
             meta = {}
         return {"source": path, "torch": meta.get("torch"), "cuda_major": meta.get("cuda_major")}
     return {}
-
-
-def extension_files(site_packages: Sequence[str], stems: Sequence[str]) -> List[str]:
-    """The shared libraries whose name begins with one of the stems."""
-    found: List[str] = []
-    for site in site_packages:
-        for stem in stems:
-            folder = os.path.join(site, os.path.dirname(stem))
-            prefix = os.path.basename(stem)
-            try:
-                names = sorted(os.listdir(folder))
-            except OSError:
-                continue
-            found.extend(
-                os.path.join(folder, name) for name in names if name.startswith(prefix + ".") and ".so" in name
-            )
-    return found
 
 
 def extension(paths: Sequence[str]) -> Dict[str, Any]:
@@ -132,8 +106,9 @@ def facts(
     cuda_home: Optional[str] = None,
     ld_library_path: str = "",
     ask: Optional[NvmlProbe] = nvml.probe,
+    extensions: Sequence[str] = EXTENSIONS,
 ) -> Dict[str, Any]:
-    """Everything. `prefix` is the folder of the Python environment."""
+    """Everything. `prefix` is the folder of the Python environment, `extensions` the packages whose files are read."""
     environment = dists.environment(prefix) if prefix else None
     site_packages = environment.site_packages if environment else []
     listing = dists.list_dists(site_packages)
@@ -164,9 +139,7 @@ def facts(
             copy._asdict() for copy in libraries.copies(libraries.NCCL, root, site_packages, cuda_home, ld_library_path)
         ],
         "extensions": {
-            name: extension(extension_files(site_packages, stems))
-            for name, stems in EXTENSIONS.items()
-            if name in listing.dists
+            name: extension(dists.shared_libraries(listing.dists[name])) for name in extensions if name in listing.dists
         },
         "gpus": gpu["gpus"],
         "nvswitches": gpu["nvswitches"],

@@ -14,6 +14,7 @@ from ..record import normalise
 from . import elf, files
 
 _HEADER_LIMIT = 4 * 1024 * 1024
+_RECORD_LIMIT = 16 * 1024 * 1024
 _CHUNK = 16 * 1024
 _END = re.compile(rb"\r?\n\r?\n")
 _REQUIRES = re.compile(r"^Requires-Dist:(.*)$", re.M | re.I)
@@ -221,6 +222,17 @@ def requires(dist: Dist) -> List[str]:
     return lines
 
 
+def shared_libraries(dist: Dist) -> List[str]:
+    """The shared libraries that the package brought, by its RECORD; of libx.so and its copy libx.so.1 only one."""
+    found: Dict[str, str] = {}
+    for line in (files.text(os.path.join(dist.path, "RECORD"), _RECORD_LIMIT) or "").splitlines():
+        path = line.split(",", 1)[0]
+        stem, dot_so, version = path.partition(".so")
+        if dot_so and (not version or version.startswith(".")):
+            found.setdefault(stem, os.path.normpath(os.path.join(os.path.dirname(dist.path), path)))
+    return list(found.values())
+
+
 def direct_url(dist: Dist) -> Dict[str, Any]:
     """direct_url.json of a package that came from a URL, a folder or a commit."""
     text = files.text(os.path.join(dist.path, "direct_url.json"))
@@ -269,6 +281,8 @@ def torch_build(site_packages: List[str]) -> Dict[str, Any]:
                 found[names[match.group(1)]] = value
         cmake = files.text(os.path.join(folder, "torch", "share", "cmake", "Torch", "TorchConfig.cmake")) or ""
         flag = re.search(r"_GLIBCXX_USE_CXX11_ABI=([01])", cmake)
-        found["cxx11_abi"] = flag.group(1) == "1" if flag else _abi_of(os.path.join(folder, "torch", "lib", "libc10.so"))
+        found["cxx11_abi"] = (
+            flag.group(1) == "1" if flag else _abi_of(os.path.join(folder, "torch", "lib", "libc10.so"))
+        )
         return found
     return {}

@@ -385,7 +385,7 @@ def test_every_file_of_a_package_needs_a_kernel(release_tree: ReleaseTree) -> No
     files = {
         "sgl_kernel/common_ops.abi3.so": extension("75", "90"),
         "sgl_kernel/flash_ops.abi3.so": extension("80", "90a"),
-        "sgl_kernel/other.so": b"",
+        "sgl_kernel/other.so": extension(),
     }
     tree.dist("sgl-kernel", "0.1.9", files=files)
     check = run(tree)["kernels_sgl_kernel"]

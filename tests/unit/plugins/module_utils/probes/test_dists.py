@@ -136,6 +136,21 @@ def test_parse_headers(text: str, expected: dict[str, list[str]]) -> None:
     assert dists.parse_headers(text) == expected
 
 
+def test_shared_libraries(release_tree: ReleaseTree) -> None:
+    release_tree.dist(
+        "ext",
+        "1",
+        files={"ext/_C.abi3.so": b"", "lib/libx.so.1.2": b"", "lib/libx.so.1": b"", "ext/so.py": "", "ext/a.sock": ""},
+    )
+    dist = listing(release_tree).dists["ext"]
+    assert dists.shared_libraries(dist) == [
+        str(release_tree.site / "ext/_C.abi3.so"),
+        str(release_tree.site / "lib/libx.so.1.2"),
+    ]
+    (Path(dist.path) / "RECORD").write_bytes(b"\0\xff garbage")
+    assert dists.shared_libraries(dist) == []
+
+
 @pytest.mark.parametrize(
     "content, commit",
     [
