@@ -9,7 +9,13 @@ import typing as t
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.verl.baremetal.plugins.plugin_utils import plan, role_defaults, stack_file
+from ansible_collections.verl.baremetal.plugins.plugin_utils import (
+    bundle_content,
+    plan,
+    role_defaults,
+    sources,
+    stack_file,
+)
 
 MODULE = "verl.baremetal.preflight"
 
@@ -25,7 +31,7 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
         given = args.get("options") or {}
-        values = role_defaults.values(self._templar, task_vars, [*plan.Options.names(), "stack_name", "stack_path", *INDEX_OPTIONS])
+        values = role_defaults.values(self._templar, task_vars, [*plan.Options.names(), "stack_name", "stack_path", *sources.VARIABLES])
         values.update(given)
         try:
             stack = stack_file.load(values["stack_name"], values["stack_path"])
@@ -37,6 +43,7 @@ class ActionModule(ActionBase):
                 "cuda_homes": [options.cuda_home] if options.cuda_home else [],
                 "ca_file": values["stack_ca_file"],
                 "proxy": values["stack_proxy"],
+                "bundle": options.stack_bundle,
             }
             answer = self._execute_module(module_name=MODULE, module_args=question, task_vars=task_vars)
             if answer.get("failed") or "facts" not in answer:
@@ -45,8 +52,13 @@ class ActionModule(ActionBase):
             decided = plan.Planner(stack, answer["facts"], options).plan()
         except stack_file.StackError as error:
             raise AnsibleActionFail(str(error)) from error
+        decided["sources"] = sources.derive(values, decided, stack, answer["facts"])
+        if decided["new"] and decided["sources"]["bundle"] and not decided["failures"]:
+            question.update(bundle_uses=decided["sources"]["uses"], bundle_requirements=bundle_content.requirement_lines(decided))
+            looked = self._execute_module(module_name=MODULE, module_args=question, task_vars=task_vars)
+            decided["failures"] += sources.lacking(looked["facts"]["bundle"], options.stack_bundle)
         if decided["new"] and not options.stack_bundle and not values["stack_offline"]:
-            question["index_urls"] = [values["stack_index_url"], *([values["stack_torch_index_url"]] if values["stack_torch_index_url"] else decided["index_urls"])]
+            question["index_urls"] = [values["stack_index_url"], *decided["sources"]["extra_index_urls"]]
             reached = self._execute_module(module_name=MODULE, module_args=question, task_vars=task_vars)
             for url, reason in reached.get("unreachable_indexes", {}).items():
                 decided["failures"].append(
@@ -64,5 +76,3 @@ class ActionModule(ActionBase):
             result.update(decided, facts={k: facts[k] for k in ("os", "glibc", "root", "cores", "memory_bytes", "gpus")}, changed=False)
         return result
 
-
-INDEX_OPTIONS = ["stack_ca_file", "stack_proxy", "stack_offline", "stack_index_url", "stack_torch_index_url"]

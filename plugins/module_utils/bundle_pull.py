@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import urllib.parse
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ansible_collections.verl.baremetal.plugins.module_utils import bundle, index, record
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
@@ -191,10 +191,10 @@ def give_built(folder: str, files: Sequence[File], cache: str) -> int:
     return given
 
 
-def look(place: Place, uses: Optional[Sequence[str]], lines: Sequence[str]) -> Dict[str, object]:
+def look(place: Place, uses: Optional[Sequence[str]], lines: Sequence[str]) -> Dict[str, Any]:
     """For a plan: the bundle's head, and when uses are given what it lacks for this host."""
     there = read(place)
-    answer: Dict[str, object] = dict(bundle.head(there))
+    answer: Dict[str, Any] = dict(bundle.head(there))
     if uses is not None:
         files = bundle.needed(there.files, uses)
         answer["lacks"] = bundle.lacks(files, lines)

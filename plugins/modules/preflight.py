@@ -48,6 +48,20 @@ options:
     type: list
     elements: str
     default: []
+  bundle:
+    description: Folder or URL of the bundle that everything is taken from, as the host sees it.
+    type: str
+    default: ""
+  bundle_uses:
+    description: Parts of the bundle that must be whole. Set by the action plugin.
+    type: list
+    elements: str
+    default: []
+  bundle_requirements:
+    description: Requirement lines for which the bundle must have files. Set by the action plugin.
+    type: list
+    elements: str
+    default: []
   ca_file:
     description: File with the certificate authorities that the indexes' certificates are checked with.
     type: str
@@ -102,11 +116,21 @@ unreachable_indexes:
 """
 
 import os
+from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils import host
+from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_pull, host
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import gpus
+
+
+def look_at_bundle(params: Dict[str, Any]) -> Dict[str, Any]:
+    """The bundle as this host sees it, or why it cannot be read."""
+    place = bundle_pull.Place(params["bundle"], params["ca_file"], params["proxy"])
+    try:
+        return bundle_pull.look(place, params["bundle_uses"] or None, params["bundle_requirements"])
+    except (bundle.BundleError, OSError) as error:
+        return {"error": str(error)}
 
 
 def main() -> None:
@@ -119,6 +143,9 @@ def main() -> None:
             "python_paths": {"type": "list", "elements": "str", "default": []},
             "cuda_homes": {"type": "list", "elements": "str", "default": []},
             "index_urls": {"type": "list", "elements": "str", "default": []},
+            "bundle": {"type": "str", "default": ""},
+            "bundle_uses": {"type": "list", "elements": "str", "default": []},
+            "bundle_requirements": {"type": "list", "elements": "str", "default": []},
             "ca_file": {"type": "str", "default": ""},
             "proxy": {"type": "str", "default": ""},
         },
@@ -128,6 +155,8 @@ def main() -> None:
     stack_root = params["stack_root"] or ("/opt/verl" if os.geteuid() == 0 else "~/verl")
     facts = host.facts(os.path.expanduser(stack_root), params["pythons"], params["python_paths"], params["cuda_homes"])
     facts["gpus"] = gpus.scan()["gpus"]
+    if params["bundle"]:
+        facts["bundle"] = look_at_bundle(params)
     unreachable = {}
     for url in params["index_urls"]:
         python = facts["pythons"][0]["path"] if facts["pythons"] else "python3"

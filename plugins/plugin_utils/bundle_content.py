@@ -123,11 +123,14 @@ def _entry(name: str, version: str, hashes: list[str], python: str, use: str, in
     }
 
 
-def uses(stack: t.Mapping[str, t.Any], plan: t.Mapping[str, t.Any], system: str) -> list[str]:
-    """What one host needs of a bundle, from its plan."""
+def uses(stack: t.Mapping[str, t.Any], plan: t.Mapping[str, t.Any], system: str, new: bool) -> list[str]:
+    """What one host needs of a bundle, from its plan: with a release that is there only the system's packages."""
+    packages = ["apt." + system.replace(" ", "") + "/any"]
+    if not new:
+        return packages
     python, variant = plan["variants"]["python"], plan["variants"]["torch"]
     found = [lock_name(stack, layer, variant) + "/" + python for layer in plan["layers"]]
-    found += ["uv/" + python, "built/" + python, "sources/any", "apt." + system.replace(" ", "") + "/any"]
+    found += ["uv/" + python, "built/" + python, "sources/any", *packages]
     if plan["cuda"]["source"] == "pypi":
         found.append("cuda/" + python)
     if plan["python"].get("managed"):

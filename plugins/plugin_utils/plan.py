@@ -96,6 +96,45 @@ class Planner:
         """Note one failed precondition."""
         self.failures.append(Failure(name, found, needed, remedy))
 
+    @property
+    def bundle(self) -> dict[str, t.Any] | None:
+        """The head of the bundle that everything is taken from; None without one, or where it cannot be read."""
+        found = self.facts.get("bundle")
+        return found if self.options.stack_bundle and found and not found.get("error") else None
+
+    def check_bundle(self) -> None:
+        """Whether the bundle is there and one of this stack."""
+        found = self.facts.get("bundle") if self.options.stack_bundle else None
+        if found is None:
+            return
+        if found.get("error"):
+            self.fail("stack_bundle", found["error"], "a bundle of this stack", "make one (playbooks/bundle.yml) or correct stack_bundle")
+        elif found["stack"]["name"] != self.stack["name"]:
+            self.fail(
+                "stack_bundle",
+                "a bundle of the stack %s" % found["stack"]["name"],
+                "one of the stack %s (stack_name)" % self.stack["name"],
+                "correct stack_bundle, or set stack_name",
+            )
+        elif found["stack"]["digest"] != self.stack["digest"]:
+            self.fail(
+                "stack_bundle",
+                "a bundle of %s with other locks (%s)" % (self.stack["name"], found["stack"]["digest"][:ID_LENGTH]),
+                "one of this collection's locks (%s)" % self.stack["digest"][:ID_LENGTH],
+                "run playbooks/bundle.yml again: it fetches only what changed",
+            )
+
+    def served(self, name: str, wanted: str, variable: str) -> None:
+        """Fail when the bundle does not serve a choice."""
+        values = self.bundle["serves"].get(name, []) if self.bundle else [wanted]
+        if wanted not in values:
+            self.fail(
+                "stack_bundle",
+                "it serves %s: %s" % (name.replace("_", " "), ", ".join(values) or "none"),
+                wanted,
+                "make the bundle with %s: it fetches only what is missing" % variable,
+            )
+
     def scope(self) -> tuple[list[str], list[str]]:
         """Names of the layers and of the compiled wheels that are wanted: all, or those of one image and its parents."""
         layers = [layer["name"] for layer in self.stack["layers"]]
@@ -188,6 +227,8 @@ class Planner:
         """The interpreter: the newest of the stack's that is there, or the one asked for."""
         preferred = self.stack["python"]["preferred"]
         wanted = self.options.venv_python
+        if self.bundle and wanted == "auto":
+            preferred = [short for short in preferred if short in self.bundle["serves"]["pythons"]]
         found = self.facts["pythons"]
         there = ", ".join("%s (%s)" % (p["version"], p["path"]) for p in found) or "none"
         usable = [p for p in found if p["implementation"] == "cpython"]
@@ -196,9 +237,9 @@ class Planner:
                 for python in usable:
                     if python["version"].startswith(short + "."):
                         return {**python, "short": short, "managed": False}
-            if self.options.venv_python_managed:
+            if self.options.venv_python_managed and preferred:
                 return {"path": "", "version": preferred[0], "short": preferred[0], "managed": True, "venv": True, "headers": True}
-            needed, remedy = "one of " + ", ".join(preferred), "install one, or set venv_python_managed: true and uv brings its own"
+            needed, remedy = "one of " + (", ".join(preferred) or "none"), "install one, or set venv_python_managed: true and uv brings its own"
         elif wanted.startswith(("/", "~")):
             for python in usable:
                 if python["path"] == wanted or python.get("asked") == wanted:
@@ -217,6 +258,8 @@ class Planner:
         else:
             needed = "venv_python to be auto, a path, or one of %s; it is %r" % (", ".join(preferred), wanted)
             remedy = "the locks are made for these versions of Python only"
+        if self.bundle:
+            remedy += "; or make the bundle for one that is there (bundle_pythons)"
         self.fail("python", there, needed, remedy)
         return None
 
@@ -350,7 +393,15 @@ class Planner:
         """Packages of the system: installed where this run is root on Debian or Ubuntu, otherwise asked for."""
         if not packages:
             return
-        if self.facts["root"] and self.facts["apt"]:
+        system = "%s %s" % (self.facts["os"]["id"], self.facts["os"]["version"])
+        if self.bundle and system not in self.bundle["serves"].get("systems", []):
+            self.fail(
+                "packages of the system",
+                "missing: %s; the bundle holds none for %s" % (", ".join(packages), system),
+                "these packages",
+                "install them, or make the bundle with bundle_systems: [%s]" % system,
+            )
+        elif self.facts["root"] and self.facts["apt"]:
             self.os_packages += packages
         else:
             self.fail("packages of the system", "missing: " + ", ".join(packages), "these packages", "ask an administrator for: apt-get install " + " ".join(packages))
@@ -365,7 +416,7 @@ class Planner:
                     locked |= {entry["name"] for entry in stack_file.parse_lock(stream.read())}
         denied = {d["name"]: d["reason"] for d in self.stack["denied"]}
         for requirement in self.options.stack_extra_packages:
-            name = stack_file.canonicalize_name(re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0])
+            name = stack_file.normalise(re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0])
             if name in denied:
                 self.fail("stack_extra_packages", requirement, "no such package in this stack", denied[name])
             elif name not in locked:
@@ -383,6 +434,7 @@ class Planner:
         stack, options = self.stack, self.options
         self.check_system()
         self.check_root()
+        self.check_bundle()
         self.check_extra_packages()
         python = self.python()
         source = self.cuda_source()
@@ -391,19 +443,27 @@ class Planner:
         if variants_of_torch and variant not in variants_of_torch:
             self.fail("venv_torch_variant", repr(variant), "one of " + ", ".join(sorted(variants_of_torch)), "correct it")
             variant = ""
+        if python is not None:
+            self.served("pythons", python["short"], "bundle_pythons")
+            if python["managed"]:
+                self.served("managed_pythons", python["short"], "bundle_managed_python")
+        if variant:
+            self.served("torch_variants", variant, "bundle_torch_variants")
+        if source in ("pypi", "nvidia"):
+            self.served("cuda_sources", source, "bundle_cuda_sources")
         wanted_layers, wanted_wheels = self.scope()
         wheels = self.wheels(source, wanted_wheels)
 
         layers: dict[str, dict[str, t.Any]] = {}
         cuda_lines: list[str] = []
         if python is not None and (variant or not variants_of_torch):
-            compiled = {stack_file.canonicalize_name(w["dist"]) for w in stack["wheels"].values()}
+            compiled = {stack_file.normalise(w["dist"]) for w in stack["wheels"].values()}
             for layer in (layer for layer in stack["layers"] if layer["name"] in wanted_layers):
                 wanted = stack_file.requirements(stack, layer["name"], python["short"], variant or None)
                 lines = [line for line in wanted["lines"] if line.split("==")[0] not in compiled]
                 layers[layer["name"]] = {"requirements": lines, "build": [n for n in wanted["build"] if n not in compiled]}
                 for wheel in (w for w in wheels if w["source"]["kind"] == "sdist"):
-                    package = wanted["packages"].get(stack_file.canonicalize_name(wheel["dist"]))
+                    package = wanted["packages"].get(stack_file.normalise(wheel["dist"]))
                     if package:
                         wheel["source"] = {**wheel["source"], "hashes": package["hashes"]}
             if source == "pypi":
