@@ -222,6 +222,7 @@ def facts(
     root: str = "/",
 ) -> t.Dict[str, t.Any]:
     """Everything that the plan needs to know of a host, small enough for a thousand of them."""
+    stack_root = os.path.abspath(os.path.expanduser(stack_root))
     libc = platform.libc_ver()
     compiler = shutil.which("g++") or shutil.which("c++")
     return {

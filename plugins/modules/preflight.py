@@ -18,7 +18,7 @@ options:
     description:
       - Folder of the installation on the host.
       - Empty takes V(/opt/verl) for root and V(~/verl) for anyone else.
-    type: str
+    type: path
     default: ""
   options:
     description:
@@ -137,7 +137,7 @@ def main() -> None:
     """Report the host's facts; the action plugin decides."""
     module = AnsibleModule(
         argument_spec={
-            "stack_root": {"type": "str", "default": ""},
+            "stack_root": {"type": "path", "default": ""},
             "options": {"type": "dict", "default": {}},
             "pythons": {"type": "list", "elements": "str", "default": []},
             "python_paths": {"type": "list", "elements": "str", "default": []},
@@ -153,7 +153,7 @@ def main() -> None:
     )
     params = module.params
     stack_root = params["stack_root"] or ("/opt/verl" if os.geteuid() == 0 else "~/verl")
-    facts = host.facts(os.path.expanduser(stack_root), params["pythons"], params["python_paths"], params["cuda_homes"])
+    facts = host.facts(stack_root, params["pythons"], params["python_paths"], params["cuda_homes"])
     facts["gpus"] = gpus.scan()["gpus"]
     if params["bundle"]:
         facts["bundle"] = look_at_bundle(params)

@@ -14,9 +14,13 @@ import os
 import re
 import typing as t
 
-import yaml
-from packaging.markers import Marker
-from packaging.utils import canonicalize_name
+from ansible_collections.verl.baremetal.plugins.module_utils import layer as lock_lines
+from ansible_collections.verl.baremetal.plugins.module_utils.record import normalise
+
+try:
+    import yaml
+except ImportError:  # ansible-core brings it; the sanity tests import without
+    yaml = None  # type: ignore[assignment]
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHIPPED = os.path.normpath(os.path.join(HERE, "..", "..", "roles", "stack", "files"))
@@ -116,7 +120,7 @@ def _complete(stack: dict[str, t.Any], path: str) -> None:
 
 def pins(stack: t.Mapping[str, t.Any]) -> dict[str, str]:
     """Distribution name to exact version, for everything that the stack file itself pins."""
-    found = {canonicalize_name(c["dist"]): c["version"] for c in stack["components"] if c["kind"] == "python"}
+    found = {normalise(c["dist"]): c["version"] for c in stack["components"] if c["kind"] == "python"}
     if stack["cuda"]:
         found["cuda-toolkit"] = stack["cuda"]["toolkit"]
         found["nvidia-cudnn-cu12"] = stack["cuda"]["cudnn"]
@@ -129,7 +133,7 @@ def pinned(stack: t.Mapping[str, t.Any], requires: t.Sequence[str]) -> list[str]
     lines = []
     for line in requires:
         match = re.fullmatch(r"([A-Za-z0-9._-]+)(\[[^\]]*\])?", line.strip())
-        version = versions.get(canonicalize_name(match.group(1))) if match else None
+        version = versions.get(normalise(match.group(1))) if match else None
         lines.append("%s==%s" % (line.strip(), version) if version else line.strip())
     return lines
 
@@ -157,26 +161,16 @@ def lock_path(stack: t.Mapping[str, t.Any], layer: str, variant: str | None = No
 
 
 def parse_lock(text: str) -> list[dict[str, t.Any]]:
-    """The entries of a lock: name, version, marker (or None), hashes (``sha256:...``)."""
-    entries = []
-    for line in text.replace("\\\n", " ").splitlines():
-        line = line.split(" #")[0].strip()
-        if not line or line.startswith(("#", "-")):
-            continue
-        head, *hashes = re.split(r"\s--hash=", line)
-        requirement, _unused, marker = (part.strip() for part in head.partition(";"))
-        name, _unused, version = requirement.partition("==")
-        if not version:
-            raise StackError("a line of a lock pins no version: %r" % head)
-        entries.append(
-            {
-                "name": canonicalize_name(name.strip()),
-                "version": version.strip(),
-                "marker": marker or None,
-                "hashes": [h.strip() for h in hashes],
-            }
-        )
-    return entries
+    """The entries of a lock: name, version, marker (or None), hashes (``sha256:...``).
+
+    Raises:
+        StackError: a line is not pinned and hashed.
+    """
+    try:
+        entries = lock_lines.parse(text.splitlines())
+    except lock_lines.LayerError as error:
+        raise StackError("a lock cannot be read: %s" % error) from error
+    return [{"name": e.name, "version": e.version, "marker": e.marker or None, "hashes": list(e.hashes)} for e in entries]
 
 
 def sdists(text: str, python: str) -> list[str]:
@@ -187,27 +181,13 @@ def sdists(text: str, python: str) -> list[str]:
         for entry in match.group(1).split(",") if match else []:
             parts = re.fullmatch(r"\s*([A-Za-z0-9._-]+)\s*(?:\(([^)]*)\))?\s*", entry)
             if parts and (not parts.group(2) or ".".join(python.split(".")[:2]) in parts.group(2).split()):
-                found.append(canonicalize_name(parts.group(1)))
+                found.append(normalise(parts.group(1)))
     return found
 
 
 def marker_environment(python: str) -> dict[str, str]:
     """The environment of a CPython ``3.x[.y]`` on x86_64 Linux, for markers."""
-    short = ".".join(python.split(".")[:2])
-    return {
-        "implementation_name": "cpython",
-        "implementation_version": python,
-        "os_name": "posix",
-        "platform_machine": "x86_64",
-        "platform_python_implementation": "CPython",
-        "platform_release": "",
-        "platform_system": "Linux",
-        "platform_version": "",
-        "python_full_version": python if python.count(".") == 2 else python + ".0",
-        "python_version": short,
-        "sys_platform": "linux",
-        "extra": "",
-    }
+    return lock_lines.environment(python if python.count(".") == 2 else python + ".0")
 
 
 def requirements(stack: t.Mapping[str, t.Any], layer: str, python: str, variant: str | None = None) -> dict[str, t.Any]:
@@ -219,11 +199,11 @@ def requirements(stack: t.Mapping[str, t.Any], layer: str, python: str, variant:
     with open(lock_path(stack, layer, variant), encoding="utf-8") as stream:
         text = stream.read()
     environment = marker_environment(python)
+    environment = marker_environment(python)
     packages = {}
     for entry in parse_lock(text):
-        if entry["marker"] and not Marker(entry["marker"]).evaluate(t.cast(t.Any, environment)):
-            continue
-        packages[entry["name"]] = {"version": entry["version"], "hashes": entry["hashes"]}
+        if not entry["marker"] or lock_lines.evaluate(entry["marker"], environment):
+            packages[entry["name"]] = {"version": entry["version"], "hashes": entry["hashes"]}
     lines = [
         "%s==%s %s" % (name, p["version"], " ".join("--hash=" + h for h in p["hashes"])) for name, p in sorted(packages.items())
     ]
