@@ -27,7 +27,11 @@ def row(cells: t.Iterable[str]) -> str:
 
 def versions(stack: dict[str, t.Any]) -> list[str]:
     """What the stack holds."""
-    origin = {"driver": "NVIDIA's repository, or the one that is there", "cuda": "NVIDIA's repository, or NVIDIA's wheels", "cudnn": "the same"}
+    origin = {
+        "driver": "NVIDIA's repository, or the one that is there",
+        "cuda": "NVIDIA's repository, or NVIDIA's wheels",
+        "cudnn": "the same",
+    }
     compiled = {w["component"]: w["source"]["kind"] for w in stack["wheels"].values()}
     lines = [row(["component", "version", "from"]), row(["---"] * 3)]
     for component in stack["components"]:
@@ -36,7 +40,9 @@ def versions(stack: dict[str, t.Any]) -> list[str]:
             version = "commit " + component["commit"][:12]
         where = origin.get(component["name"], "wheel, locked by hash")
         if component["name"] in compiled:
-            where = "compiled once from the %s" % ("git commit" if compiled[component["name"]] == "git" else "locked sdist")
+            where = "compiled once from the %s" % (
+                "git commit" if compiled[component["name"]] == "git" else "locked sdist"
+            )
         lines.append(row([component["title"], version, where]))
     lines.append(row(["Python", ", ".join(stack["python"]["preferred"]), "the system, or uv"]))
     return lines

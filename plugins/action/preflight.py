@@ -31,7 +31,9 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
         given = args.get("options") or {}
-        values = role_defaults.values(self._templar, task_vars, [*plan.Options.names(), "stack_name", "stack_path", *sources.VARIABLES])
+        values = role_defaults.values(
+            self._templar, task_vars, [*plan.Options.names(), "stack_name", "stack_path", *sources.VARIABLES]
+        )
         values.update(given)
         try:
             stack = stack_file.load(values["stack_name"], values["stack_path"])
@@ -54,7 +56,9 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(error)) from error
         decided["sources"] = sources.derive(values, decided, stack, answer["facts"])
         if decided["new"] and decided["sources"]["bundle"] and not decided["failures"]:
-            question.update(bundle_uses=decided["sources"]["uses"], bundle_requirements=bundle_content.requirement_lines(decided))
+            question.update(
+                bundle_uses=decided["sources"]["uses"], bundle_requirements=bundle_content.requirement_lines(decided)
+            )
             looked = self._execute_module(module_name=MODULE, module_args=question, task_vars=task_vars)
             decided["failures"] += sources.lacking(looked["facts"]["bundle"], options.stack_bundle)
         if decided["new"] and not options.stack_bundle and not values["stack_offline"]:
@@ -71,8 +75,13 @@ class ActionModule(ActionBase):
                 )
         facts = answer["facts"]
         if decided["failures"]:
-            result.update(failed=True, changed=False, failures=decided["failures"], msg=plan.describe(decided["failures"]))
+            result.update(
+                failed=True, changed=False, failures=decided["failures"], msg=plan.describe(decided["failures"])
+            )
         else:
-            result.update(decided, facts={k: facts[k] for k in ("os", "glibc", "root", "cores", "memory_bytes", "gpus")}, changed=False)
+            result.update(
+                decided,
+                facts={k: facts[k] for k in ("os", "glibc", "root", "cores", "memory_bytes", "gpus")},
+                changed=False,
+            )
         return result
-

@@ -46,7 +46,11 @@ def os_release(root: str = "/") -> t.Dict[str, str]:
             if match:
                 values[match.group(1)] = match.group(2).strip().strip("\"'")
         break
-    return {"id": values.get("ID", ""), "version": values.get("VERSION_ID", ""), "pretty": values.get("PRETTY_NAME", "")}
+    return {
+        "id": values.get("ID", ""),
+        "version": values.get("VERSION_ID", ""),
+        "pretty": values.get("PRETTY_NAME", ""),
+    }
 
 
 def memory_bytes(root: str = "/") -> t.Optional[int]:
@@ -109,7 +113,11 @@ def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Di
         seen.add(real)
         try:
             out = subprocess.run(
-                [path, "-I", "-c", PYTHON_QUESTION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True
+                [path, "-I", "-c", PYTHON_QUESTION],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=20,
+                check=True,
             ).stdout
             answer = json.loads(out.decode())
         except (OSError, subprocess.SubprocessError, ValueError):
@@ -122,7 +130,9 @@ def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Di
 def compiler_major(path: str) -> t.Optional[int]:
     """The major version of a C++ compiler, None where it does not answer."""
     try:
-        out = subprocess.run([path, "-dumpversion"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True).stdout
+        out = subprocess.run(
+            [path, "-dumpversion"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True
+        ).stdout
         return int(out.decode().split(".")[0])
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
@@ -162,7 +172,8 @@ def releases(stack_root: str) -> t.List[str]:
     return [
         n
         for n in names
-        if os.path.isfile(os.path.join(folder, n, "manifest.json")) and not os.path.exists(os.path.join(folder, n, ".building"))
+        if os.path.isfile(os.path.join(folder, n, "manifest.json"))
+        and not os.path.exists(os.path.join(folder, n, ".building"))
     ]
 
 
@@ -172,13 +183,20 @@ def default_index(python: str) -> t.Optional[str]:
     if configured:
         return configured
     bundled = glob.glob("/usr/share/python-wheels/pip-*.whl") + glob.glob(
-        os.path.join(os.path.dirname(os.path.realpath(python)), "..", "lib", "python3*", "ensurepip", "_bundled", "pip-*.whl")
+        os.path.join(
+            os.path.dirname(os.path.realpath(python)), "..", "lib", "python3*", "ensurepip", "_bundled", "pip-*.whl"
+        )
     )
     for path in [""] + bundled:
         environment = dict(os.environ, PYTHONPATH=path) if path else dict(os.environ)
         try:
             out = subprocess.run(
-                [python, "-c", INDEX_QUESTION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30, check=True, env=environment
+                [python, "-c", INDEX_QUESTION],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=30,
+                check=True,
+                env=environment,
             ).stdout.decode()
         except (OSError, subprocess.SubprocessError):
             continue
@@ -187,7 +205,9 @@ def default_index(python: str) -> t.Optional[str]:
     return None
 
 
-def reach(url: str, ca_file: t.Optional[str] = None, proxy: t.Optional[str] = None, timeout: float = 10.0) -> t.Optional[str]:
+def reach(
+    url: str, ca_file: t.Optional[str] = None, proxy: t.Optional[str] = None, timeout: float = 10.0
+) -> t.Optional[str]:
     """None when ``url`` answers (any HTTP status counts but 5xx); otherwise the reason in words."""
     handlers: t.List[t.Any] = []
     if proxy:

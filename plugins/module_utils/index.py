@@ -70,7 +70,13 @@ def parse_page(body: bytes, content_type: str, url: str) -> t.List[File]:
         try:
             entries = json.loads(body.decode("utf-8"))["files"]
             return [
-                File(e["filename"], urllib.parse.urljoin(url, e["url"]), e.get("hashes", {}).get("sha256", ""), e.get("size")) for e in entries
+                File(
+                    e["filename"],
+                    urllib.parse.urljoin(url, e["url"]),
+                    e.get("hashes", {}).get("sha256", ""),
+                    e.get("size"),
+                )
+                for e in entries
             ]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PackageIndexError("%s answers JSON that is no page of an index: %s" % (url, error)) from error
@@ -93,7 +99,9 @@ class Client:
         """``index_url`` ends before the package's name; ``timeout`` in seconds counts for each answer."""
         self.index_url = index_url.rstrip("/") + "/"
         self.timeout = timeout
-        handlers: t.List[t.Any] = [urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file or None))]
+        handlers: t.List[t.Any] = [
+            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file or None))
+        ]
         if proxy:
             handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
         self.opener = urllib.request.build_opener(*handlers)
@@ -144,7 +152,9 @@ class Client:
             done = os.path.getsize(part) if os.path.exists(part) else 0
             headers = {"Range": "bytes=%d-" % done} if done else {}
             try:
-                with self.opener.open(urllib.request.Request(file.url, headers=headers), timeout=self.timeout) as answer:
+                with self.opener.open(
+                    urllib.request.Request(file.url, headers=headers), timeout=self.timeout
+                ) as answer:
                     resumed = done and answer.status == 206
                     missing = int(answer.headers.get("Content-Length") or 0)
                     with open(part, "ab" if resumed else "wb") as stream:
@@ -169,7 +179,13 @@ class Client:
                     break
                 time.sleep(attempt)
                 continue
-            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+            except (
+                urllib.error.URLError,
+                http.client.HTTPException,
+                TimeoutError,
+                ConnectionError,
+                ssl.SSLError,
+            ) as error:
                 reason = str(getattr(error, "reason", error))
                 time.sleep(attempt)
                 continue

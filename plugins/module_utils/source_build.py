@@ -101,13 +101,28 @@ def build(
         requirements = os.path.join(work, "requirements.txt")
         with open(requirements, "w", encoding="utf-8") as handle:
             handle.write(line + "\n")
-        command = [python, "-m", "pip", "--isolated", "--disable-pip-version-check", "wheel", "--use-pep517", "--no-deps"]
+        command = [
+            python,
+            "-m",
+            "pip",
+            "--isolated",
+            "--disable-pip-version-check",
+            "wheel",
+            "--use-pep517",
+            "--no-deps",
+        ]
         command += ["--no-cache-dir", "--no-build-isolation", "--require-hashes", "--progress-bar", "off"]
         command += ["--wheel-dir", folder, *pip_arguments(sources, env), "--requirement", requirements]
         log = os.path.join(work, "log")
         with open(log, "wb") as handle:
             process = subprocess.Popen(
-                command, env=environment, cwd=work, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, pass_fds=tuple(pass_fds)
+                command,
+                env=environment,
+                cwd=work,
+                stdin=subprocess.DEVNULL,
+                stdout=handle,
+                stderr=handle,
+                pass_fds=tuple(pass_fds),
             )
             while True:
                 try:
@@ -126,7 +141,9 @@ def build(
                 f"do not install it; check the index or mirror, then run again.\n{tail}"
             )
         if "No module named pip" in text:
-            raise BuildError(f"{title}: the environment has no pip to build with. Let the stack's torch layer ask for pip.")
+            raise BuildError(
+                f"{title}: the environment has no pip to build with. Let the stack's torch layer ask for pip."
+            )
         raise BuildError(f"{title}: building from source failed with exit status {code}.\n{tail}")
     path = os.path.join(folder, wheels[0])
     digest = record.file_sha256(path)

@@ -108,7 +108,12 @@ class Planner:
         if found is None:
             return
         if found.get("error"):
-            self.fail("stack_bundle", found["error"], "a bundle of this stack", "make one (playbooks/bundle.yml) or correct stack_bundle")
+            self.fail(
+                "stack_bundle",
+                found["error"],
+                "a bundle of this stack",
+                "make one (playbooks/bundle.yml) or correct stack_bundle",
+            )
         elif found["stack"]["name"] != self.stack["name"]:
             self.fail(
                 "stack_bundle",
@@ -144,7 +149,12 @@ class Planner:
             return layers, wheels
         images = self.stack["images"]
         if image not in images:
-            self.fail("stack_image", repr(image), "one of " + (", ".join(images) or "none: this stack has no images"), "correct it")
+            self.fail(
+                "stack_image",
+                repr(image),
+                "one of " + (", ".join(images) or "none: this stack has no images"),
+                "correct it",
+            )
             return layers, wheels
         held_layers: set[str] = set()
         held_wheels: set[str] = set()
@@ -176,7 +186,12 @@ class Planner:
                 "take a supported system; preflight_unsupported_os: true tries anyway, without promise",
             )
         if self.facts["architecture"] != platform["architecture"]:
-            self.fail("architecture", self.facts["architecture"], platform["architecture"], "the locks hold wheels for this architecture only")
+            self.fail(
+                "architecture",
+                self.facts["architecture"],
+                platform["architecture"],
+                "the locks hold wheels for this architecture only",
+            )
         if version_tuple(self.facts["glibc"]) < version_tuple(platform["glibc"]):
             self.fail(
                 "glibc",
@@ -238,15 +253,28 @@ class Planner:
                     if python["version"].startswith(short + "."):
                         return {**python, "short": short, "managed": False}
             if self.options.venv_python_managed and preferred:
-                return {"path": "", "version": preferred[0], "short": preferred[0], "managed": True, "venv": True, "headers": True}
-            needed, remedy = "one of " + (", ".join(preferred) or "none"), "install one, or set venv_python_managed: true and uv brings its own"
+                return {
+                    "path": "",
+                    "version": preferred[0],
+                    "short": preferred[0],
+                    "managed": True,
+                    "venv": True,
+                    "headers": True,
+                }
+            needed, remedy = (
+                "one of " + (", ".join(preferred) or "none"),
+                "install one, or set venv_python_managed: true and uv brings its own",
+            )
         elif wanted.startswith(("/", "~")):
             for python in usable:
                 if python["path"] == wanted or python.get("asked") == wanted:
                     short = ".".join(python["version"].split(".")[:2])
                     if short in preferred:
                         return {**python, "short": short, "managed": False}
-            needed, remedy = "%s to be a CPython %s" % (wanted, " or ".join(preferred)), "set venv_python to another path or version, or to auto"
+            needed, remedy = (
+                "%s to be a CPython %s" % (wanted, " or ".join(preferred)),
+                "set venv_python to another path or version, or to auto",
+            )
         elif wanted in preferred:
             for python in usable:
                 if python["version"].startswith(wanted + "."):
@@ -285,13 +313,33 @@ class Planner:
                 kit = self.toolkit(home)
                 wanted = version_tuple(self.stack["cuda"]["version"])[0]
                 if kit is None or not kit["version"]:
-                    self.fail("cuda_home", "no CUDA toolkit at %s" % home, "a folder with version.json or include/cuda.h", "correct cuda_home")
+                    self.fail(
+                        "cuda_home",
+                        "no CUDA toolkit at %s" % home,
+                        "a folder with version.json or include/cuda.h",
+                        "correct cuda_home",
+                    )
                 elif version_tuple(kit["version"])[0] != wanted:
-                    self.fail("cuda_home", "CUDA %s at %s" % (kit["version"], home), "CUDA %s" % self.stack["cuda"]["version"], "set cuda_home to such a toolkit")
+                    self.fail(
+                        "cuda_home",
+                        "CUDA %s at %s" % (kit["version"], home),
+                        "CUDA %s" % self.stack["cuda"]["version"],
+                        "set cuda_home to such a toolkit",
+                    )
         elif home:
-            self.fail("cuda_home", "%s, with cuda_source: %s" % (home, source), "cuda_source: existing", "set it, or leave cuda_home empty")
+            self.fail(
+                "cuda_home",
+                "%s, with cuda_source: %s" % (home, source),
+                "cuda_source: existing",
+                "set it, or leave cuda_home empty",
+            )
         if source == "nvidia" and not self.facts["root"]:
-            self.fail("cuda_source", "nvidia, without root", "root, since packages of the system are installed", "run as root, or set cuda_source: pypi")
+            self.fail(
+                "cuda_source",
+                "nvidia, without root",
+                "root, since packages of the system are installed",
+                "run as root, or set cuda_source: pypi",
+            )
         return source
 
     def toolkit(self, home: str) -> dict[str, t.Any] | None:
@@ -339,7 +387,9 @@ class Planner:
                         "a CUDA compiler",
                         "set cuda_source to nvidia or existing, or flash_attention_method to prebuilt, auto or none",
                     )
-                elif method == "prebuilt" and not (self.options.flash_attention_prebuilt_url and self.options.flash_attention_prebuilt_sha256):
+                elif method == "prebuilt" and not (
+                    self.options.flash_attention_prebuilt_url and self.options.flash_attention_prebuilt_sha256
+                ):
                     self.fail(
                         "flash_attention_method",
                         "prebuilt, without URL or sha256",
@@ -355,16 +405,27 @@ class Planner:
                 elif wanted == "false":
                     self.skipped[name] = "megatron_apex is false"
                 elif not self.has_nvcc(source):
-                    self.fail("megatron_apex", "true, with " + no_nvcc, "a CUDA compiler", "set cuda_source to nvidia or existing, or megatron_apex: auto")
+                    self.fail(
+                        "megatron_apex",
+                        "true, with " + no_nvcc,
+                        "a CUDA compiler",
+                        "set cuda_source to nvidia or existing, or megatron_apex: auto",
+                    )
                 method = "build" if wanted == "true" else "none"
             if method == "none":
                 continue
             chosen.append(
-                {**recipe, "method": method, "architectures": self.architectures(recipe) if recipe["device_code"] else []}
+                {
+                    **recipe,
+                    "method": method,
+                    "architectures": self.architectures(recipe) if recipe["device_code"] else [],
+                }
             )
         return chosen
 
-    def check_compilers(self, python: dict[str, t.Any] | None, wheels: list[dict[str, t.Any]], builds: list[str]) -> None:
+    def check_compilers(
+        self, python: dict[str, t.Any] | None, wheels: list[dict[str, t.Any]], builds: list[str]
+    ) -> None:
         """What has to be there to compile; packages of the system that root gets installed, a failure for anyone else."""
         if not (wheels or builds) or python is None or python["managed"]:
             return
@@ -375,7 +436,12 @@ class Planner:
             if python["path"].startswith("/usr/bin/"):
                 packages.append("python%s-dev" % python["short"])
             else:
-                self.fail("python headers", "no Python.h of %s" % python["path"], "the headers, since extensions are compiled", "install them, or take another venv_python")
+                self.fail(
+                    "python headers",
+                    "no Python.h of %s" % python["path"],
+                    "the headers, since extensions are compiled",
+                    "install them, or take another venv_python",
+                )
         if any(w["source"]["kind"] == "git" for w in wheels) and not self.facts["git"]:
             packages.append("git")
         self.need_packages(packages)
@@ -387,7 +453,9 @@ class Planner:
         if python["path"].startswith("/usr/bin/"):
             self.need_packages(["python%s-venv" % python["short"]])
         else:
-            self.fail("python venv", "%s has no ensurepip" % python["path"], "a whole Python", "take another venv_python")
+            self.fail(
+                "python venv", "%s has no ensurepip" % python["path"], "a whole Python", "take another venv_python"
+            )
 
     def need_packages(self, packages: list[str]) -> None:
         """Packages of the system: installed where this run is root on Debian or Ubuntu, otherwise asked for."""
@@ -404,7 +472,12 @@ class Planner:
         elif self.facts["root"] and self.facts["apt"]:
             self.os_packages += packages
         else:
-            self.fail("packages of the system", "missing: " + ", ".join(packages), "these packages", "ask an administrator for: apt-get install " + " ".join(packages))
+            self.fail(
+                "packages of the system",
+                "missing: " + ", ".join(packages),
+                "these packages",
+                "ask an administrator for: apt-get install " + " ".join(packages),
+            )
 
     def check_extra_packages(self) -> None:
         """Packages that the user asks for beside the stack: denied ones, and ones that are no part of it."""
@@ -441,7 +514,9 @@ class Planner:
         variants_of_torch = stack["variants"].get("torch", {})
         variant = options.venv_torch_variant if variants_of_torch else ""
         if variants_of_torch and variant not in variants_of_torch:
-            self.fail("venv_torch_variant", repr(variant), "one of " + ", ".join(sorted(variants_of_torch)), "correct it")
+            self.fail(
+                "venv_torch_variant", repr(variant), "one of " + ", ".join(sorted(variants_of_torch)), "correct it"
+            )
             variant = ""
         if python is not None:
             self.served("pythons", python["short"], "bundle_pythons")
@@ -461,7 +536,10 @@ class Planner:
             for layer in (layer for layer in stack["layers"] if layer["name"] in wanted_layers):
                 wanted = stack_file.requirements(stack, layer["name"], python["short"], variant or None)
                 lines = [line for line in wanted["lines"] if line.split("==")[0] not in compiled]
-                layers[layer["name"]] = {"requirements": lines, "build": [n for n in wanted["build"] if n not in compiled]}
+                layers[layer["name"]] = {
+                    "requirements": lines,
+                    "build": [n for n in wanted["build"] if n not in compiled],
+                }
                 for wheel in (w for w in wheels if w["source"]["kind"] == "sdist"):
                     package = wanted["packages"].get(stack_file.normalise(wheel["dist"]))
                     if package:
@@ -471,13 +549,20 @@ class Planner:
         self.check_compilers(python, wheels, [n for layer in layers.values() for n in layer["build"]])
         self.check_venv(python)
 
-        variants: dict[str, t.Any] = {"python": python["short"] if python else "", "torch": variant, "cuda_source": source}
+        variants: dict[str, t.Any] = {
+            "python": python["short"] if python else "",
+            "torch": variant,
+            "cuda_source": source,
+        }
         variants["wheels"] = {w["name"]: w["architectures"] for w in wheels}
         decided = {
             "layers": layers,
             "cuda": cuda_lines or options.cuda_home,
             "variants": variants,
-            "wheels": [[w["dist"], w["version"], w["method"], w["architectures"], w["source"].get("commit", "")] for w in wheels],
+            "wheels": [
+                [w["dist"], w["version"], w["method"], w["architectures"], w["source"].get("commit", "")]
+                for w in wheels
+            ],
             "environment": stack["environment"],
         }
         release_id = "%s-%s" % (stack["name"], stack_file.canonical_digest(decided)[:ID_LENGTH])
@@ -492,10 +577,14 @@ class Planner:
             "new": new,
             "root": self.facts["stack_root"],
             "stack": {"name": stack["name"], "digest": stack["digest"]},
-            "definition": {k: v for k, v in stack.items() if k not in ("folder", "digest", "layers", "tools", "images", "platform")},
+            "definition": {
+                k: v for k, v in stack.items() if k not in ("folder", "digest", "layers", "tools", "images", "platform")
+            },
             "python": python or {},
             "variants": variants,
-            "index_urls": [variants_of_torch[variant]["index_url"]] if variants_of_torch.get(variant, {}).get("index_url") else [],
+            "index_urls": [variants_of_torch[variant]["index_url"]]
+            if variants_of_torch.get(variant, {}).get("index_url")
+            else [],
             "layers": layers,
             "cuda": {"source": source, "requirements": cuda_lines, "home": options.cuda_home},
             "uv": {"version": stack["tools"]["uv"], "requirements": uv_lines},
@@ -512,5 +601,11 @@ def describe(failures: t.Sequence[dict[str, str]]) -> str:
     """All failures in words, one paragraph each."""
     lines = ["%d precondition%s failed; nothing was changed." % (len(failures), "" if len(failures) == 1 else "s")]
     for failure in failures:
-        lines += ["", failure["name"] + ":", "  found:  " + failure["found"], "  needed: " + failure["needed"], "  to do:  " + failure["remedy"]]
+        lines += [
+            "",
+            failure["name"] + ":",
+            "  found:  " + failure["found"],
+            "  needed: " + failure["needed"],
+            "  to do:  " + failure["remedy"],
+        ]
     return "\n".join(lines)

@@ -112,7 +112,9 @@ def _complete(stack: dict[str, t.Any], path: str) -> None:
     for wheel_name, wheel in stack["wheels"].items():
         component = components.get(wheel["component"])
         if component is None:
-            raise StackError("%s: wheels.%s names the component %r, which is not there" % (path, wheel_name, wheel["component"]))
+            raise StackError(
+                "%s: wheels.%s names the component %r, which is not there" % (path, wheel_name, wheel["component"])
+            )
         wheel.update(name=wheel_name, dist=component["dist"], version=component["version"], layer=component["layer"])
         if wheel["source"]["kind"] == "git":
             wheel["source"]["commit"] = component["commit"]
@@ -170,7 +172,9 @@ def parse_lock(text: str) -> list[dict[str, t.Any]]:
         entries = lock_lines.parse(text.splitlines())
     except lock_lines.LayerError as error:
         raise StackError("a lock cannot be read: %s" % error) from error
-    return [{"name": e.name, "version": e.version, "marker": e.marker or None, "hashes": list(e.hashes)} for e in entries]
+    return [
+        {"name": e.name, "version": e.version, "marker": e.marker or None, "hashes": list(e.hashes)} for e in entries
+    ]
 
 
 def sdists(text: str, python: str) -> list[str]:
@@ -205,7 +209,8 @@ def requirements(stack: t.Mapping[str, t.Any], layer: str, python: str, variant:
         if not entry["marker"] or lock_lines.evaluate(entry["marker"], environment):
             packages[entry["name"]] = {"version": entry["version"], "hashes": entry["hashes"]}
     lines = [
-        "%s==%s %s" % (name, p["version"], " ".join("--hash=" + h for h in p["hashes"])) for name, p in sorted(packages.items())
+        "%s==%s %s" % (name, p["version"], " ".join("--hash=" + h for h in p["hashes"]))
+        for name, p in sorted(packages.items())
     ]
     return {"lines": lines, "build": [n for n in sdists(text, python) if n in packages], "packages": packages}
 

@@ -69,7 +69,7 @@ def test_the_cuda_home_is_usable(host):
     )
     run(
         host,
-        "g++ -I{0}/include /tmp/c/a.cc -o /tmp/c/a -L{0}/lib64 -lcudart -Wl,-rpath,{0}/lib64 && /tmp/c/a".format(home),
+        f"g++ -I{home}/include /tmp/c/a.cc -o /tmp/c/a -L{home}/lib64 -lcudart -Wl,-rpath,{home}/lib64 && /tmp/c/a",
     )
 
 

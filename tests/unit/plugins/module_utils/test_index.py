@@ -27,7 +27,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/simple/a-b/":
             digest = hashlib.sha256(CONTENT).hexdigest()
             files = [
-                {"filename": "a_b-1-py3-none-any.whl", "url": "../../f/a_b-1-py3-none-any.whl", "hashes": {"sha256": digest}, "size": len(CONTENT)},
+                {
+                    "filename": "a_b-1-py3-none-any.whl",
+                    "url": "../../f/a_b-1-py3-none-any.whl",
+                    "hashes": {"sha256": digest},
+                    "size": len(CONTENT),
+                },
                 {"filename": "bad-1.tar.gz", "url": "/f/bad-1.tar.gz", "hashes": {"sha256": "0" * 64}},
             ]
             self.answer(json.dumps({"files": files}).encode(), index.JSON_TYPE)

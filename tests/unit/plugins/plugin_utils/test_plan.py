@@ -24,8 +24,20 @@ HOST = {
     "writable": True,
     "free_bytes": 200 * GB,
     "pythons": [
-        {"path": "/usr/bin/python3.11", "version": "3.11.2", "implementation": "cpython", "venv": True, "headers": True},
-        {"path": "/usr/local/bin/python3.12", "version": "3.12.1", "implementation": "cpython", "venv": True, "headers": True},
+        {
+            "path": "/usr/bin/python3.11",
+            "version": "3.11.2",
+            "implementation": "cpython",
+            "venv": True,
+            "headers": True,
+        },
+        {
+            "path": "/usr/local/bin/python3.12",
+            "version": "3.12.1",
+            "implementation": "cpython",
+            "venv": True,
+            "headers": True,
+        },
     ],
     "compiler": "/usr/bin/g++",
     "git": True,
@@ -53,8 +65,12 @@ def test_a_machine_without_gpu_takes_what_needs_no_compiler():
     decided = decide()
     assert decided["failures"] == []
     assert decided["python"]["short"] == "3.12"
-    assert decided["cuda"]["source"] == "pypi" and any(line.startswith("cuda-toolkit==12.8.1 ") for line in decided["cuda"]["requirements"])
-    assert decided["left_out"]["flash_attention"].startswith("no nvcc") and decided["left_out"]["apex"].startswith("no nvcc")
+    assert decided["cuda"]["source"] == "pypi" and any(
+        line.startswith("cuda-toolkit==12.8.1 ") for line in decided["cuda"]["requirements"]
+    )
+    assert decided["left_out"]["flash_attention"].startswith("no nvcc") and decided["left_out"]["apex"].startswith(
+        "no nvcc"
+    )
     assert list(decided["wheels"]) == ["transformer_engine"]
     assert decided["wheels"]["transformer_engine"]["source"]["hashes"]
     assert "CUDA 12.6 build" in decided["warnings"][0]
@@ -108,7 +124,12 @@ def test_everything_that_is_wrong_is_reported_together():
         "memory",
     ]
     words = plan.describe(decided["failures"])
-    assert "Rocky Linux 9.4" in words and "not supported by this stack" in words and "unmaintained" in words and "leftpad" in words
+    assert (
+        "Rocky Linux 9.4" in words
+        and "not supported by this stack" in words
+        and "unmaintained" in words
+        and "leftpad" in words
+    )
     assert all(f["found"] and f["needed"] and f["remedy"] for f in decided["failures"])
 
 
@@ -121,7 +142,12 @@ def test_everything_that_is_wrong_is_reported_together():
         ({}, {"venv_torch_variant": "cu126"}, "venv_torch_variant", "cu128, pypi"),
         ({}, {"cuda_source": "existing"}, "cuda_home", "empty"),
         ({}, {"cuda_source": "existing", "cuda_home": "/opt/cuda"}, "cuda_home", "no CUDA toolkit"),
-        ({"toolkits": [{"home": "/opt/cuda", "version": "13.0", "nvcc": True}]}, {"cuda_home": "/opt/cuda"}, "cuda_home", "CUDA 13.0"),
+        (
+            {"toolkits": [{"home": "/opt/cuda", "version": "13.0", "nvcc": True}]},
+            {"cuda_home": "/opt/cuda"},
+            "cuda_home",
+            "CUDA 13.0",
+        ),
         ({}, {"cuda_source": "pypi", "cuda_home": "/opt/cuda"}, "cuda_home", "cuda_source: pypi"),
         ({"root": False}, {"cuda_source": "nvidia"}, "cuda_source", "without root"),
         ({}, {"flash_attention_method": "build"}, "flash_attention_method", "no nvcc"),
@@ -138,7 +164,15 @@ def test_what_cannot_be_is_refused_in_words(host, options, failed, words):
 
 
 def test_root_gets_missing_packages_of_the_system_installed():
-    bare = [{"path": "/usr/bin/python3.11", "version": "3.11.2", "implementation": "cpython", "venv": False, "headers": False}]
+    bare = [
+        {
+            "path": "/usr/bin/python3.11",
+            "version": "3.11.2",
+            "implementation": "cpython",
+            "venv": False,
+            "headers": False,
+        }
+    ]
     decided = decide({"pythons": bare, "compiler": None})
     assert decided["failures"] == []
     assert decided["os_packages"] == ["g++", "python3.11-dev", "python3.11-venv"]
@@ -165,7 +199,11 @@ def test_a_release_that_is_there_needs_no_disk():
 
 def test_an_image_holds_its_layers_and_its_parents():
     base = decide(stack_image="base")
-    assert base["failures"] == [] and list(base["layers"]) == ["torch", "flash_attention", "flashinfer"] and base["wheels"] == {}
+    assert (
+        base["failures"] == []
+        and list(base["layers"]) == ["torch", "flash_attention", "flashinfer"]
+        and base["wheels"] == {}
+    )
     assert base["left_out"]["sglang"] == base["left_out"]["transformer_engine_torch"] == "not part of the image base"
     assert "torch" not in base["left_out"] and base["left_out"]["apex"].startswith("no nvcc")
     app = decide(stack_image="app")

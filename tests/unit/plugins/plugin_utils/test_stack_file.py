@@ -71,10 +71,16 @@ def test_pins_go_into_the_requirements(folder):
 def test_a_lock_is_read_for_one_python(folder):
     stack = stack_file.load("mine", [str(folder)])
     older = stack_file.requirements(stack, "torch", "3.11")
-    assert older["lines"] == ["idna==3.10 --hash=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "needs-build==1.0 --hash=sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb --hash=sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"]
+    assert older["lines"] == [
+        "idna==3.10 --hash=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "needs-build==1.0 --hash=sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb --hash=sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc",
+    ]
     assert older["build"] == ["needs-build"]
     newer = stack_file.requirements(stack, "torch", "3.12.4")
-    assert newer["lines"] == ["idna==3.10 --hash=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"] and newer["build"] == []
+    assert (
+        newer["lines"] == ["idna==3.10 --hash=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]
+        and newer["build"] == []
+    )
 
 
 def test_a_missing_lock_and_an_unpinned_line_are_errors(folder):

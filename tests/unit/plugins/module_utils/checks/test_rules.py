@@ -135,6 +135,14 @@ def test_a_good_release_passes_on_a_host_with_a_gpu(release_tree: ReleaseTree) -
     assert found["nouveau"].status == model.OK
 
 
+@pytest.mark.parametrize(
+    "preferred, status", [(["3.12", "3.11"], "ok"), (["3.1"], "mismatch"), (["3.11"], "mismatch"), ([], None)]
+)
+def test_python(release_tree: ReleaseTree, preferred: list[str], status: str | None) -> None:
+    found = run(good(release_tree), {**DEFINITION, "python": {"preferred": preferred}}).get("python")
+    assert (found.status if found else None) == status
+
+
 def torch_of(tree: ReleaseTree, version: str, content: str) -> None:
     import shutil
 
@@ -495,6 +503,56 @@ def test_the_system_around(release_tree: ReleaseTree) -> None:
         "dkms": "mismatch",
         "nvidia_sources": "warning",
     }
+
+
+@pytest.mark.parametrize(
+    "sources, status",
+    [
+        (["deb https://a.example/cuda/repos/debian12/x86_64/ /"], None),
+        (
+            [
+                "deb https://a.example/cuda/repos/debian12/x86_64/ /",
+                "deb http://a.example/cuda/repos/debian12/x86_64 /",
+            ],
+            "warning",
+        ),
+        (["deb https://a.example/cuda/ /", "deb https://b.example/graphics-drivers/ /"], "warning"),
+        (["deb https://a.example/cuda/ /", "deb https://b.example/libnvidia-container/stable/deb/amd64 /"], None),
+    ],
+)
+def test_package_sources(release_tree: ReleaseTree, sources: list[str], status: str | None) -> None:
+    tree = good(release_tree)
+    for number, line in enumerate(sources):
+        tree.write(f"/etc/apt/sources.list.d/{number}.list", line + "\n")
+    found = run(tree).get("nvidia_sources")
+    assert (found.status if found else None) == status
+
+
+@pytest.mark.parametrize(
+    "packages, status",
+    [
+        (
+            (
+                ("cuda-toolkit-12-8", "hold ok installed", "12.8.1-1"),
+                ("libcudnn9-cuda-12", "hold ok installed", "9.8.0.87-1"),
+            ),
+            "ok",
+        ),
+        (
+            (
+                ("cuda-toolkit-12-8", "hold ok installed", "12.8.1-1"),
+                ("libcudnn9-cuda-12", "install ok installed", "9.8.0.87-1"),
+            ),
+            "warning",
+        ),
+        ((("cuda-toolkit-13-0", "install ok installed", "13.0.2-1"),), None),
+    ],
+)
+def test_cuda_that_an_upgrade_could_move(release_tree: ReleaseTree, packages: Any, status: str | None) -> None:
+    tree = good(release_tree)
+    dpkg(tree, *packages)
+    found = run(tree).get("cuda_held")
+    assert (found.status if found else None) == status
 
 
 def test_a_kernel_without_a_module_is_told_before_the_reboot(release_tree: ReleaseTree) -> None:

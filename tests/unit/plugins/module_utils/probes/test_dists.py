@@ -33,13 +33,23 @@ def test_lib64_that_is_a_link_is_not_read_twice(release_tree: ReleaseTree) -> No
 
 
 def test_the_packages_of_the_system_count_where_the_environment_shows_them(release_tree: ReleaseTree) -> None:
-    outer = release_tree.root / "python/lib/python3.12/site-packages"
-    outer.mkdir(parents=True)
-    (release_tree.root / "python/lib/python3.1/site-packages").mkdir(parents=True)
-    config = f"home = {release_tree.root}/python/bin\nversion = 3.12.3\ninclude-system-site-packages = true\n"
+    outer = release_tree.root / "usr/lib/python3.12/site-packages"
+    for folder in (
+        "lib/python3.12/site-packages",
+        "lib/python3.11/site-packages",
+        "lib/python3/dist-packages",
+        "local/lib/python3.12/dist-packages",
+    ):
+        (release_tree.root / "usr" / folder).mkdir(parents=True)
+    config = f"home = {release_tree.root}/usr/bin\nversion = 3.12.3\ninclude-system-site-packages = true\n"
     (release_tree.venv / "pyvenv.cfg").write_text(config)
     found = dists.environment(str(release_tree.venv))
-    assert found is not None and str(outer) in found.site_packages and found.site_packages[0] == str(release_tree.site)
+    assert found is not None and found.site_packages == [
+        str(release_tree.site),
+        str(outer),
+        str(release_tree.root / "usr/local/lib/python3.12/dist-packages"),
+        str(release_tree.root / "usr/lib/python3/dist-packages"),
+    ]
 
 
 @pytest.mark.parametrize("config", ["", "garbage", "home\nversion_info = x", "\0\0=\0"])
