@@ -99,11 +99,12 @@ def gather(
     subject: Subject, root: str = "/", ld_library_path: str = "", nvml: Optional[collect.NvmlProbe] = None
 ) -> rules.Context:
     """The facts of the host, with what the rules need of every package's metadata."""
+    environment = dists.environment(subject.prefix) if subject.prefix else None
+    listing = dists.list_dists(environment.site_packages if environment else [])
+    extensions = extensions_of(subject.definition)
     facts = collect.facts(
-        root, subject.prefix, subject.cuda_home, ld_library_path, nvml, extensions_of(subject.definition)
+        root, subject.prefix, subject.cuda_home, ld_library_path, nvml, extensions=extensions, listing=listing
     )
-    site_packages = facts["python"]["site_packages"] if facts["python"] else []
-    listing = dists.list_dists(site_packages)
     requires = {name: dists.requires(dist) for name, dist in listing.dists.items()}
     records: Dict[str, str] = {}
     for name, entry in subject.locked.items():

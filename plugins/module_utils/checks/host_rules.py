@@ -8,7 +8,7 @@ A check whose facts do not exist (no GPU, no dpkg) is left out or skipped with t
 from __future__ import annotations
 
 import os
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import pep440
 from . import rules
@@ -354,13 +354,40 @@ def package_state(context: Context) -> List[Check]:
             remedy = "an upgrade can move the driver under running programs: run the role driver, which pins it"
             check = check._replace(status=WARNING, found="free: " + names(free), remedy=remedy)
         checks.append(check)
-    sources = sorted({_source(entry["uri"]) for entry in context.facts["apt_sources"]})
-    if len(sources) > 1:
-        remedy = "keep one of them: packages of both do not fit together"
-        checks.append(
-            Check("nvidia_sources", "NVIDIA's package sources", WARNING, "one", names(sources), "/etc/apt", remedy)
-        )
+    checks.extend(_cuda_held(context, installed))
+    checks.extend(_sources(context.facts["apt_sources"]))
     return checks
+
+
+def _cuda_held(context: Context, installed: Set[str]) -> List[Check]:
+    """The packages of CUDA and cuDNN, where the stack's come from NVIDIA's repository."""
+    version = str((context.definition.get("cuda") or {}).get("version", ""))
+    if not version:
+        return []
+    toolkit, cudnn = "cuda-toolkit-" + version.replace(".", "-"), f"-cuda-{version.split('.')[0]}"
+    present = sorted(name for name in installed if name == toolkit or (name.startswith("libcudnn") and cudnn in name))
+    if toolkit not in present:
+        return []
+    free = [name for name in present if name not in context.facts["held"]]
+    check = Check("cuda_held", "CUDA packages held", OK, "held", names(present), "/var/lib/dpkg/status")
+    if free:
+        remedy = f"apt-mark hold {' '.join(free)}, or run the role cuda, which does it"
+        check = check._replace(status=WARNING, found="free: " + names(free), remedy=remedy)
+    return [check]
+
+
+def _sources(found: Sequence[Mapping[str, str]]) -> List[Check]:
+    """One repository brings the driver and CUDA, and one file names it."""
+    title, places = "NVIDIA's package sources", "/etc/apt"
+    uris = sorted({_source(entry["uri"]) for entry in found})
+    if len(uris) > 1:
+        remedy = "keep one of them: packages of both do not fit together"
+        return [Check("nvidia_sources", title, WARNING, "one", names(uris), places, remedy)]
+    files = sorted({entry["file"] for entry in found})
+    if len(files) > 1:
+        remedy = "keep one of the files: apt stops when their keys differ"
+        return [Check("nvidia_sources", title, WARNING, "one file", names(files), places, remedy)]
+    return []
 
 
 def _source(uri: str) -> str:

@@ -90,6 +90,19 @@ def _has_variants(context: Context, component: Mapping[str, Any]) -> bool:
     return bool((context.definition.get("variants") or {}).get(component.get("layer")))
 
 
+def python(context: Context) -> List[Check]:
+    """The environment's Python is one that the locks were made for."""
+    wanted = [str(version) for version in (context.definition.get("python") or {}).get("preferred") or ()]
+    environment = context.facts["python"]
+    if not wanted or not environment:
+        return []
+    found = str(environment["version"] or "unknown")
+    check = Check("python", "Python", OK, " or ".join(wanted), found, f"{environment['prefix']}/pyvenv.cfg")
+    if ".".join(found.split(".")[:2]) in wanted:
+        return [check]
+    return [check._replace(status=MISMATCH, remedy=f"build the environment with Python {wanted[0]}")]
+
+
 def python_components(context: Context) -> List[Check]:
     """One check for every component that is a Python package."""
     return [
@@ -520,6 +533,7 @@ def _kernels_of(
 
 
 RULES = (
+    python,
     python_components,
     torch_build,
     extension_abi,

@@ -107,11 +107,13 @@ def facts(
     ld_library_path: str = "",
     ask: Optional[NvmlProbe] = nvml.probe,
     extensions: Sequence[str] = EXTENSIONS,
+    listing: Optional[dists.Listing] = None,
 ) -> Dict[str, Any]:
-    """Everything. `prefix` is the folder of the Python environment, `extensions` the packages whose files are read."""
+    """Everything. `prefix` is the folder of the Python environment, `extensions` the packages whose files are read,
+    `listing` its packages where they were listed before."""
     environment = dists.environment(prefix) if prefix else None
     site_packages = environment.site_packages if environment else []
-    listing = dists.list_dists(site_packages)
+    listing = dists.list_dists(site_packages) if listing is None else listing
     dpkg = packages.read(root)
     gpu = gpu_facts(root, ask, dpkg)
     homes = cuda.homes(root, [cuda_home] if cuda_home else [])

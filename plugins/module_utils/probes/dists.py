@@ -66,37 +66,39 @@ def _full_version(text: str) -> Optional[str]:
     return match.group(1) if match else None
 
 
-def environment(prefix: str) -> Optional[Environment]:
-    """The environment in the folder `prefix` (a venv, or a prefix such as /usr), or None where there is none.
-
-    An interpreter's path (…/bin/python) is taken for the prefix two levels above it.
-    """
-    if not os.path.isdir(prefix) and os.path.basename(os.path.dirname(prefix)) == "bin":
-        prefix = os.path.dirname(os.path.dirname(prefix))
+def environment(path: str) -> Optional[Environment]:
+    """The environment in a folder (a venv, or a prefix such as /usr) or of an interpreter; None where there is none."""
+    prefix, wanted = path, ""
+    if not os.path.isdir(path) and os.path.basename(os.path.dirname(path)) == "bin":
+        prefix = os.path.dirname(os.path.dirname(path))
+        match = re.match(r"python(3\.\d+)", os.path.basename(os.path.realpath(path)))
+        wanted = match.group(1) if match else ""
     config = _pyvenv(prefix)
-    version = _full_version(config.get("version_info", "") or config.get("version", ""))
+    version = _full_version(config.get("version_info", "") or config.get("version", "")) or wanted or None
     folders: List[str] = []
-    for library in ("lib", "lib64"):
+    for library in ("lib", "lib64", "local/lib"):
         base = os.path.join(prefix, library)
         for name in _pythons(base):
             if version is None:
                 version = name[len("python") :]
-            if config and version is not None and not (version + ".").startswith(name[len("python") :] + "."):
+            if not (version + ".").startswith(name[len("python") :] + "."):
                 continue
-            for kind in ("site-packages", "dist-packages"):
-                folder = os.path.join(base, name, kind)
-                if os.path.isdir(folder) and not any(os.path.samefile(folder, other) for other in folders):
-                    folders.append(folder)
+            _add(folders, os.path.join(base, name, "site-packages"), os.path.join(base, name, "dist-packages"))
+    if not config:  # Debian keeps the packages of every Python 3 in one folder
+        _add(folders, os.path.join(prefix, "lib/python3/dist-packages"))
     if not folders:
         return None
     if config.get("include-system-site-packages", "").lower() == "true" and config.get("home"):
-        outer = environment(os.path.dirname(config["home"].rstrip("/")))
-        if outer is not None:
-            folders.extend(outer.site_packages)
-        if config["home"].rstrip("/") in ("/usr/bin", "/bin"):
-            folders.extend(path for path in ("/usr/lib/python3/dist-packages",) if os.path.isdir(path))
-    python = os.path.join(prefix, "bin", "python")
-    return Environment(prefix, python, version, folders)
+        outer = environment(os.path.join(config["home"], f"python{'.'.join((version or '3').split('.')[:2])}"))
+        _add(folders, *(outer.site_packages if outer else ()))
+    return Environment(prefix, os.path.join(prefix, "bin", "python"), version, folders)
+
+
+def _add(folders: List[str], *candidates: str) -> None:
+    """Those candidates that exist and are not there yet under another name."""
+    for folder in candidates:
+        if os.path.isdir(folder) and not any(os.path.samefile(folder, other) for other in folders):
+            folders.append(folder)
 
 
 def _pythons(base: str) -> List[str]:

@@ -23,6 +23,9 @@ class Package(NamedTuple):
 
 Dpkg = Dict[str, Package]
 
+_DRIVER_SOURCE = re.compile(r"nvidia|/cuda|graphics-drivers|lambdalabs", re.I)
+# The container toolkit and the profilers have repositories of their own.
+_OTHER_SOURCE = re.compile(r"libnvidia-container|devtools", re.I)
 _INTERESTING = re.compile(r"nvidia|cuda|cudnn|nccl|datacenter-gpu-manager|^nsight|^nvlsm|^libcuda", re.I)
 
 
@@ -60,7 +63,7 @@ def read(root: str = "/") -> Dpkg:
 
 
 def sources(root: str = "/") -> List[Dict[str, str]]:
-    """apt sources that bring NVIDIA's packages: [{"file", "uri"}], disabled ones left out."""
+    """apt sources that bring NVIDIA's driver or CUDA: [{"file", "uri"}], disabled ones left out."""
     found: List[Dict[str, str]] = []
     base = os.path.join(root, "etc/apt")
     listed = [os.path.join(base, "sources.list")]
@@ -74,7 +77,7 @@ def sources(root: str = "/") -> List[Dict[str, str]]:
         else:
             continue
         for uri in dict.fromkeys(uris):
-            if re.search(r"nvidia|/cuda|graphics-drivers|lambda", uri, re.I):
+            if _DRIVER_SOURCE.search(uri) and not _OTHER_SOURCE.search(uri):
                 found.append({"file": path, "uri": uri})
     return found
 
