@@ -56,7 +56,7 @@ unit: venv-dev tree ## unit tests (ARGS="tests/unit/test_tree.py -k name")
 
 .PHONY: integration
 integration: venv-dev tree ## the installer with real uv and a small stack: kills, full disks, wrong hashes
-	@cd $(ROOT) && exec pytest -q $(if $(ARGS),$(ARGS),tests/integration)
+	@cd $(ROOT) && exec pytest -q $(if $(ARGS),$(ARGS),tests/integration -n 2)
 
 .PHONY: sanity
 sanity: venv-dev tree ## ansible-test sanity (ARGS="--test validate-modules")

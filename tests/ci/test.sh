@@ -19,6 +19,7 @@ stage() { # target
 stage venv-dev
 stage lint
 stage unit
+stage integration
 stage sanity
 stage docker
 stage molecule | tee "$root/.tree/molecule.out"
