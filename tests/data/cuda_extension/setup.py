@@ -20,7 +20,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-UNITS = 6
+UNITS = 4
 PROLOGUE = """
 import os, sys, time
 size = int(os.environ.get('VERL_TEST_ALLOCATE_MB', '0')) * 1024 * 1024

@@ -1,0 +1,205 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""The way of a wheel through the caches, with a fixture in place of the hosts."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from ansible_collections.verl.baremetal.plugins.action import wheel_build
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import cache, key, source
+
+
+class Display:
+    def __init__(self):
+        self.lines = []
+
+    def display(self, text):
+        self.lines.append(text)
+
+
+class Host:
+    """A fixture of a host: its cache is a folder, its compiler writes a file."""
+
+    def __init__(self, folder, compiler=True, fails=""):
+        self.cache = folder / "wheels"
+        self.made = folder / "made"
+        self.made.mkdir(parents=True)
+        self.compiler, self.fails = compiler, fails
+        self.calls, self.builds = [], 0
+
+    def parts(self):
+        return key.parts(
+            "demo", "1.0", {"kind": "sdist"}, "cp312", None, "12.8.93" if self.compiler else "", ["90"], {}, "debian-12", "2.36", "x86_64"
+        )
+
+    def run(self, args):
+        self.calls.append(args["step"])
+        return getattr(self, args["step"])(args)
+
+    def inspect(self, _args):
+        found, damaged = cache.lookup(str(self.cache), self.parts())
+        return {
+            "key": key.digest(self.parts()),
+            "parts": self.parts(),
+            "refusal": "" if self.compiler else "there is no C++ compiler",
+            "wheel": found.path if found else "",
+            "entry": found.entry if found else None,
+            "damaged": damaged,
+        }
+
+    def start(self, _args):
+        self.builds += 1
+        return {"started": True}
+
+    def wait(self, _args):
+        if self.fails:
+            return {"ended": True, "result": {"ok": False, "message": self.fails}, "text": ""}
+        short = key.digest(self.parts())
+        name = f"demo-1.0-0k{short}-cp312-cp312-linux_x86_64.whl"
+        path = self.made / name
+        path.write_bytes(b"a wheel")
+        entry = {
+            "schema": 1,
+            "key": short,
+            "parts": self.parts(),
+            "wheel": name,
+            "version": "1.0",
+            "size": 7,
+            "sha256": source.sha256_of(str(path)),
+            "built": {"seconds": 1.0, "units": 3, "peak_mb": 5},
+        }
+        found = cache.store(str(self.cache), str(path), entry)
+        return {"ended": True, "result": {"ok": True, "wheel": found.path, "entry": entry}, "text": ""}
+
+    def take(self, args):
+        try:
+            found = cache.store(str(self.cache), args["incoming"], args["entry"])
+        except cache.CacheError as error:
+            return {"failed": True, "msg": str(error)}
+        return {"wheel": found.path, "entry": found.entry, "changed": True}
+
+
+class Task:
+    def __init__(self, args, check):
+        self.args, self.check_mode = args, check
+
+
+class Connection:
+    class _shell:
+        @staticmethod
+        def join_path(*parts):
+            return "/".join(parts)
+
+    def fetch_file(self, remote, local):
+        shutil.copyfile(remote, local)
+
+
+@pytest.fixture
+def play(tmp_path, monkeypatch):
+    """Run the action for one host of a play."""
+    monkeypatch.setattr(wheel_build, "NOBODY", 0.0)
+    monkeypatch.setattr(wheel_build.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(wheel_build.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
+
+    def run(host, check=False, tamper=False, **args):
+        action = wheel_build.ActionModule.__new__(wheel_build.ActionModule)
+        values = {"name": "demo", "version": "1.0", "cache_controller": str(tmp_path / "controller")}
+        values.update(args)
+        action._task, action._connection, action._display = Task(values, check), Connection(), Display()
+        action._make_tmp_path = lambda: str(host.made)
+        action._remove_tmp_path = lambda folder: None
+        action._fixup_perms2 = lambda paths: None
+
+        def transfer(local, remote):
+            shutil.copyfile(local, remote)
+            if tamper:
+                with open(remote, "ab") as handle:
+                    handle.write(b"!")
+
+        action._transfer_file = transfer
+        action._execute_module = lambda module_name, module_args, task_vars: host.run(module_args)
+        return action.run(task_vars={"inventory_hostname": host.made.parent.name})
+
+    return run
+
+
+def test_built_once_then_found_then_given_to_a_host_without_a_compiler(play, tmp_path):
+    first, second = Host(tmp_path / "first"), Host(tmp_path / "second", compiler=False)
+    built = play(first)
+    assert (built["origin"], built["changed"]) == ("built", True)
+    assert built["requirement"] == f"demo==1.0 --hash=sha256:{built['sha256']}"
+    again = play(first)
+    assert (again["origin"], again["changed"]) == ("host", False) and first.builds == 1
+    given = play(second)
+    assert (given["origin"], given["sha256"]) == ("controller", built["sha256"]) and second.builds == 0
+    assert open(given["wheel"], "rb").read() == b"a wheel"
+
+
+def test_without_compiler_and_cache_it_fails_in_words(play, tmp_path):
+    failed = play(Host(tmp_path / "second", compiler=False))
+    assert failed["failed"] and "there is no C++ compiler" in failed["msg"] and "playbooks/wheels.yml" in failed["msg"]
+
+
+def test_the_wheel_of_a_url_comes_before_a_build(play, tmp_path):
+    shared = Host(tmp_path / "shared")
+    shared.wait({})
+    host = Host(tmp_path / "host")
+    result = play(host, cache_url=str(shared.cache))
+    assert result["origin"] == "url" and host.builds == 0
+    assert cache.lookup(str(tmp_path / "controller"), host.parts())[0] is not None
+
+
+def test_a_tampered_wheel_of_the_controller_is_built_anew(play, tmp_path):
+    play(Host(tmp_path / "first"))
+    wheel = next((tmp_path / "controller").glob("*.whl"))
+    wheel.write_bytes(b"another")
+    second = Host(tmp_path / "second")
+    result = play(second)
+    assert result["origin"] == "built" and second.builds == 1 and len(result["damaged"]) == 1
+    assert next((tmp_path / "controller").glob("*.whl")).read_bytes() == b"a wheel"
+
+
+def test_a_tampered_wheel_of_the_host_is_taken_from_the_controller(play, tmp_path):
+    host = Host(tmp_path / "first")
+    wheel = play(host)["wheel"]
+    with open(wheel, "wb") as handle:
+        handle.write(b"another")
+    result = play(host)
+    assert result["origin"] == "controller" and host.builds == 1 and len(result["damaged"]) == 1
+
+
+def test_a_wheel_that_changes_on_its_way_is_refused(play, tmp_path):
+    play(Host(tmp_path / "first"))
+    failed = play(Host(tmp_path / "second"), tamper=True)
+    assert failed["failed"] and "refused" in failed["msg"]
+
+
+def test_a_failed_build_gives_the_lease_back(play, tmp_path):
+    failed = play(Host(tmp_path / "first", fails="a.cpp:1:1: error: no"))
+    assert failed["failed"] and "a.cpp:1:1" in failed["msg"]
+    assert play(Host(tmp_path / "second"))["origin"] == "built"
+
+
+def test_check_mode_changes_nothing(play, tmp_path):
+    host = Host(tmp_path / "first")
+    result = play(host, check=True)
+    assert result["changed"] and result["wheel"] == "" and host.calls == ["inspect"]
+    assert not (tmp_path / "controller").exists()
+
+
+def test_a_build_in_the_background_is_collected_later(play, tmp_path):
+    host = Host(tmp_path / "first")
+    begun = play(host, background=True)
+    assert (begun["origin"], begun["wheel"]) == ("building", "") and host.calls == ["inspect", "start"]
+    other = play(Host(tmp_path / "second"), background=True)
+    assert other["origin"] == "building" and not other["changed"]
+    collected = play(host)
+    assert collected["origin"] == "built" and collected["wheel"]
+
+
+def test_without_the_controllers_cache_the_host_builds_for_itself(play, tmp_path):
+    result = play(Host(tmp_path / "first"), cache_controller="")
+    assert result["origin"] == "built" and not (tmp_path / "controller").exists()
