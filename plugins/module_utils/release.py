@@ -171,10 +171,9 @@ def read_history(root: str) -> List[Dict[str, Any]]:
     try:
         with open(history_path(root), encoding="utf-8") as handle:
             data = json.load(handle)
-        entries = data["history"]
+        return [entry for entry in data["history"] if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
 
 
 def previous(root: str) -> str:
@@ -336,7 +335,7 @@ def activate(
             )
     changed = False
     if os.path.lexists(marker):
-        for leftover in (".busy", BUILDING):
+        for leftover in (".busy", os.path.join("cuda", ".busy"), BUILDING):
             if os.path.lexists(os.path.join(path, leftover)):
                 os.unlink(os.path.join(path, leftover))
         sync_folder(path)

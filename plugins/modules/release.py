@@ -101,7 +101,7 @@ options:
     description:
       - After so many minutes without a sign of life a run's lock may be taken over.
     type: float
-    default: 120
+    default: 720
   lock_force:
     description:
       - Take the lock over, whoever holds it.
@@ -359,7 +359,7 @@ def main() -> None:
         "switch": {"type": "bool", "default": True},
         "keep": {"type": "int", "default": 2},
         "integrity": {"type": "str", "choices": ["files", "hashes"], "default": "files"},
-        "lock_minutes": {"type": "float", "default": 120},
+        "lock_minutes": {"type": "float", "default": 720},
         "lock_force": {"type": "bool", "default": False},
     }
     for name in ("layers", "stack", "variants", "cuda", "skipped", "definition", "environment"):

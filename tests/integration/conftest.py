@@ -80,7 +80,7 @@ class Engine:
     def install(self, release_id: str, **options: Any) -> dict[str, Any]:
         """A whole installation; its result, with the exit status as rc."""
         process = self.start(release_id, **options)
-        said = process.communicate(timeout=120)[0]
+        said = process.communicate(timeout=400)[0]
         try:
             result = json.loads(said.splitlines()[-1])
         except (IndexError, ValueError):
@@ -105,7 +105,7 @@ class Engine:
         answer = subprocess.run(
             [sys.executable, str(MODULES / f"{module}.py")],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), env=self.environment(), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=400, check=False,
         )  # fmt: skip
         assert answer.stdout.strip(), answer.stderr
         result: dict[str, Any] = json.loads(answer.stdout.strip().splitlines()[-1])
