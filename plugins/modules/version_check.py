@@ -200,8 +200,7 @@ ARGUMENTS: Dict[str, Any] = {
 def subject(params: Mapping[str, Any]) -> evaluate.Subject:
     """What the task asks to be checked."""
     if params["stack"] is None:
-        root = params["root"] or ("/opt/verl" if os.geteuid() == 0 else os.path.expanduser("~/verl"))
-        release = params["release"] or os.path.join(root, "current")
+        release = params["release"] or os.path.join(params["root"] or evaluate.default_root(), "current")
         chosen = evaluate.subject_of_release(release, params["cuda_home"])
         if params["python"]:
             chosen = chosen._replace(prefix=params["python"])

@@ -364,7 +364,7 @@ def _cuda_held(context: Context, installed: Set[str]) -> List[Check]:
     version = str((context.definition.get("cuda") or {}).get("version", ""))
     if not version:
         return []
-    toolkit, cudnn = "cuda-toolkit-" + version.replace(".", "-"), f"-cuda-{version.split('.')[0]}"
+    toolkit, cudnn = "cuda-toolkit-" + version.replace(".", "-"), f"-cuda-{version.partition('.')[0]}"
     present = sorted(name for name in installed if name == toolkit or (name.startswith("libcudnn") and cudnn in name))
     if toolkit not in present:
         return []

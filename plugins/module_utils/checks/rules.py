@@ -240,10 +240,11 @@ def flashinfer_build(context: Context) -> List[Check]:
         return []
     check = Check("flashinfer_torch", "FlashInfer built with Torch", OK, installed, str(built), str(meta["source"]))
     remedy = "build flashinfer-python without isolation against the installed Torch, with no other CUDA on PATH"
-    if installed.split("+")[0].split(".")[: len(str(built).split("."))] != str(built).split("+")[0].split("."):
+    numbers = str(built).partition("+")[0].split(".")
+    if installed.partition("+")[0].split(".")[: len(numbers)] != numbers:
         return [check._replace(status=MISMATCH, remedy=remedy)]
     torch_cuda = str(context.facts["torch"].get("cuda") or "")
-    if meta.get("cuda_major") and torch_cuda and str(meta["cuda_major"]) != torch_cuda.split(".")[0]:
+    if meta.get("cuda_major") and torch_cuda and str(meta["cuda_major"]) != torch_cuda.partition(".")[0]:
         return [check._replace(status=WARNING, found=f"{built}, CUDA {meta['cuda_major']}", remedy=remedy)]
     return [check]
 
