@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import typing as t
 
+from ansible_collections.verl.baremetal.plugins.module_utils import layer as layer_file
+
 from . import stack_file
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
@@ -96,7 +98,7 @@ def controller(python: str, index: str, glibc: str) -> list[Entry]:
     for name in CONTROLLER_LOCKS:
         with open(os.path.join(ROOT, "requirements", name), encoding="utf-8") as stream:
             for entry in stack_file.parse_lock(stream.read()):
-                if not entry["marker"] or stack_file.Marker(entry["marker"]).evaluate(t.cast(t.Any, environment)):
+                if not entry["marker"] or layer_file.evaluate(entry["marker"], environment):
                     found.append(
                         _entry(
                             entry["name"],
