@@ -130,6 +130,10 @@ def plan_links(site: str) -> Dict[str, str]:
     for part in parts(site):
         for source, target in (("include", "include"), ("bin", "bin"), ("nvvm", "nvvm"), ("lib", "lib64")):
             folder = os.path.join(part, source)
+            # cuDNN's libraries stay out of the home, its headers come in: one cuDNN is in use, the environment's own.
+            # TransformerEngine would load the main library from here, alone, and not find the others.
+            if source == "lib" and os.path.basename(part) == "cudnn":
+                continue
             for path in _files(folder):
                 inside = os.path.relpath(path, folder)
                 if source == "lib" and os.path.dirname(inside) and not inside.endswith((".so", ".a")):
