@@ -34,6 +34,8 @@ _raw:
   elements: dict
 """
 
+import typing as t
+
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
@@ -43,7 +45,7 @@ from ansible_collections.verl.baremetal.plugins.plugin_utils import stack_file
 class LookupModule(LookupBase):
     """Returns stacks by name."""
 
-    def run(self, terms, variables=None, **kwargs):
+    def run(self, terms: t.List[str], variables: t.Optional[t.Dict[str, t.Any]] = None, **kwargs: t.Any) -> t.List[t.Any]:
         """Read each named stack; a stack that cannot be read is an error in words."""
         self.set_options(var_options=variables, direct=kwargs)
         try:

@@ -41,7 +41,7 @@ def folders(search_path: t.Sequence[str]) -> list[str]:
 
 def known(search_path: t.Sequence[str] = ()) -> list[str]:
     """Names of all stacks that can be found, sorted."""
-    names = set()
+    names: t.Set[str] = set()
     for folder in folders(search_path):
         if os.path.isdir(folder):
             names.update(n for n in os.listdir(folder) if os.path.isfile(os.path.join(folder, n, "stack.yml")))
