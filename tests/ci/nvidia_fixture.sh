@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Make the image vb-nvidia-fixture: the fixture repository (nvidia_fixture.py) with a real nginx, and what its hosts need.
 # Debian's own packages and tiny stand-ins only: nothing of NVIDIA's is in it. Usage: tests/ci/nvidia_fixture.sh
 set -euo pipefail

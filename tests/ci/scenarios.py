@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEARTBEAT = 25.0
 TAIL_LINES = 250
 # The longest come first, so that the short ones fill the other place.
-FIRST = ("site", "faults", "driver")
+FIRST = ("site", "nvidia_repository", "rollout", "wheels", "airgap", "slurm")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x1b\]8;[^\x1b\x07]*(?:\x1b\\|\x07)")
 
 
