@@ -139,7 +139,8 @@ nccl:
   elements: dict
   sample: []
 extensions:
-  description: GPU architectures and C++ ABI of the compiled packages.
+  description:
+    - GPU architectures, C++ ABI, newest glibc asked for and libraries not to be found of the compiled packages.
   returned: always
   type: dict
   sample:
@@ -149,6 +150,8 @@ extensions:
           sass: ["75", "80", "89", "90", "90a"]
           ptx: []
           cxx11_abi: true
+          glibc: "2.28"
+          unresolved: []
           problem: null
       architectures: {sass: ["75", "80", "89", "90", "90a"], ptx: []}
       cxx11_abi: true

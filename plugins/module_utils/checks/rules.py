@@ -232,6 +232,46 @@ def extension_abi(context: Context) -> List[Check]:
     ]
 
 
+# The driver brings these: its own checks tell when they are missing.
+_OF_THE_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
+
+
+def extension_libraries(context: Context) -> List[Check]:
+    """The compiled packages find the libraries that they need, and the C library is new enough for them."""
+    extensions = context.facts["extensions"]
+    if not extensions:
+        return []
+    files = [(name, entry) for name, extension in sorted(extensions.items()) for entry in extension["files"]]
+    missing = sorted(
+        {
+            f"{library} for {name}"
+            for name, entry in files
+            for library in entry["unresolved"]
+            if library not in _OF_THE_DRIVER
+        }
+    )
+    check = Check(
+        "extension_libraries", "libraries of extensions", OK, "all found", f"all of {len(files)} files", context.where
+    )
+    if missing:
+        remedy = "install the system packages that bring them (libnuma1, libibverbs1, ...), or the package's own again"
+        check = check._replace(status=WARNING, found="not found: " + names(missing), remedy=remedy)
+    glibc = pep440.parse(context.facts["system"]["glibc"])
+    newer = [
+        f"{name} needs {entry['glibc']}"
+        for name, entry in files
+        if glibc and entry["glibc"] and pep440.Version(entry["glibc"]) > glibc
+    ]
+    if newer:
+        remedy = "build these packages on this system: they were built on a newer one"
+        found = f"{glibc}: {names(newer)}"
+        return [
+            check,
+            Check("extension_glibc", "glibc for extensions", MISMATCH, "new enough", found, context.where, remedy),
+        ]
+    return [check]
+
+
 def flashinfer_build(context: Context) -> List[Check]:
     """flashinfer-python is a source package that records the Torch (2.7) and the CUDA it was built with."""
     meta = context.facts["flashinfer"]
@@ -538,6 +578,7 @@ RULES = (
     python_components,
     torch_build,
     extension_abi,
+    extension_libraries,
     flashinfer_build,
     same_versions,
     locked,

@@ -14,7 +14,7 @@ _STATUS, _TITLE, _EXPECTED = 8, 26, 21
 _FOUND = WIDTH - _STATUS - _TITLE - _EXPECTED - 6
 
 
-def render(checks: Iterable[Mapping[str, str]], details: bool = True) -> str:
+def render(checks: Iterable[Mapping[str, str]]) -> str:
     """Status, what, expected and found of each check; below them, for all that is not ok, the reason and the remedy.
 
     `checks` are dictionaries as `model.as_dicts` makes them.
@@ -25,9 +25,8 @@ def render(checks: Iterable[Mapping[str, str]], details: bool = True) -> str:
         lines.extend(_rows(check))
     lines.append("-" * WIDTH)
     lines.extend(_wrap(_totals(every), ""))
-    if details:
-        for check in every:
-            lines.extend(_detail(check))
+    for check in every:
+        lines.extend(_detail(check))
     return "\n".join(lines)
 
 

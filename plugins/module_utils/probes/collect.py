@@ -33,15 +33,29 @@ def flashinfer_build(site_packages: Sequence[str]) -> Dict[str, Any]:
     return {}
 
 
-def extension(paths: Sequence[str]) -> Dict[str, Any]:
-    """Architectures and C++ ABI of each of a package's extensions, and both together."""
+def extension(paths: Sequence[str], folders: Sequence[str] = ()) -> Dict[str, Any]:
+    """Each of a package's compiled files: architectures, C++ ABI, newest glibc asked for, libraries not to be found."""
     found: List[Dict[str, Any]] = []
+    own = sorted({os.path.dirname(path) for path in paths})
     for path in paths:
-        entry: Dict[str, Any] = {"path": path, "sass": [], "ptx": [], "cxx11_abi": None, "problem": None}
+        entry: Dict[str, Any] = {
+            "path": path,
+            "sass": [],
+            "ptx": [],
+            "cxx11_abi": None,
+            "glibc": None,
+            "unresolved": [],
+        }
+        entry["problem"] = None
         try:
             entry.update(fatbin.as_dict(fatbin.read(path)))
             with elf.ElfFile(path) as file:
                 entry["cxx11_abi"] = file.cxx11_abi()
+                dynamic = file.dynamic()
+                newest = elf.maximum_glibc(file.needed_versions())
+            entry["glibc"] = ".".join(str(part) for part in newest) if newest else None
+            search = dynamic.runpath or dynamic.rpath
+            entry["unresolved"] = libraries.unresolved(dynamic.needed, search, path, [*own, *folders])
         except (OSError, elf.ElfError) as error:
             entry["problem"] = str(error)
         found.append(entry)
@@ -114,6 +128,7 @@ def facts(
     environment = dists.environment(prefix) if prefix else None
     site_packages = environment.site_packages if environment else []
     listing = dists.list_dists(site_packages) if listing is None else listing
+    folders = libraries.search_folders(root, site_packages, cuda_home)
     dpkg = packages.read(root)
     gpu = gpu_facts(root, ask, dpkg)
     homes = cuda.homes(root, [cuda_home] if cuda_home else [])
@@ -141,7 +156,9 @@ def facts(
             copy._asdict() for copy in libraries.copies(libraries.NCCL, root, site_packages, cuda_home, ld_library_path)
         ],
         "extensions": {
-            name: extension(dists.shared_libraries(listing.dists[name])) for name in extensions if name in listing.dists
+            name: extension(dists.shared_libraries(listing.dists[name]), folders)
+            for name in extensions
+            if name in listing.dists
         },
         "gpus": gpu["gpus"],
         "nvswitches": gpu["nvswitches"],

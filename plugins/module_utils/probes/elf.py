@@ -1,6 +1,6 @@
 # Copyright (c) 2026 the verl.baremetal authors
 # SPDX-License-Identifier: Apache-2.0
-"""Just enough of the ELF format: sections, the dynamic section and symbol names of 64-bit little-endian files.
+"""Just enough of the ELF format: sections, the dynamic section and names of 64-bit little-endian files.
 
 Only headers and the asked-for sections are read, so a library of a gigabyte costs a few kilobytes.
 """
@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import struct
 from types import TracebackType
-from typing import Dict, List, NamedTuple, Optional, Set, Tuple, Type
+from typing import Dict, List, NamedTuple, Optional, Tuple, Type
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _DYN = struct.Struct("<qQ")
-_SYM = struct.Struct("<IBBHQQ")
 _VERNEED = struct.Struct("<HHIII")
 _VERNAUX = struct.Struct("<IHHII")
 _MAX_SECTIONS = 65536
@@ -124,17 +123,6 @@ class ElfFile:
             _paths(values.get(_DT_RPATH, [])),
             _paths(values.get(_DT_RUNPATH, [])),
         )
-
-    def undefined_symbols(self) -> Set[str]:
-        """Names that another library must bring."""
-        strings = self.content(".dynstr")
-        raw = self.content(".dynsym")
-        found: Set[str] = set()
-        for offset in range(_SYM.size, len(raw) - len(raw) % _SYM.size, _SYM.size):
-            name, _info, _other, index, _value, _size = _SYM.unpack_from(raw, offset)
-            if index == 0 and name:
-                found.add(_string(strings, name))
-        return found
 
     def needed_versions(self) -> Dict[str, List[str]]:
         """Symbol versions asked of each library, for example {"libc.so.6": ["GLIBC_2.28"]}."""

@@ -132,11 +132,20 @@ def copies(
     return list(unique.values())
 
 
-def wheel_version(site_packages: Sequence[str], kind: str) -> Optional[str]:
-    """The version that the header in the environment's own wheel tells; kind is cudnn or nccl."""
-    library = CUDNN if kind == "cudnn" else NCCL
+def search_folders(root: str = "/", site_packages: Sequence[str] = (), cuda_home: Optional[str] = None) -> List[str]:
+    """Where a compiled package's libraries are found once Torch is imported: beside it, then the system."""
+    found: List[str] = []
     for site in site_packages:
-        version = header_version(os.path.join(site, "nvidia", kind, "include", library.header), library.macros)
-        if version:
-            return version
-    return None
+        found.append(os.path.join(site, "torch", "lib"))
+        found.extend(sorted(glob.glob(os.path.join(site, "nvidia", "*", "lib"))))
+    if cuda_home:
+        found.append(os.path.join(cuda_home, "lib64"))
+    return found + loader_folders(root)
+
+
+def unresolved(needed: Sequence[str], rpath: Sequence[str], path: str, folders: Sequence[str]) -> List[str]:
+    """The libraries that a file at `path` needs and that are in none of the folders."""
+    origin = os.path.dirname(os.path.realpath(path))
+    own = [folder.replace("$ORIGIN", origin).replace("${ORIGIN}", origin) for folder in rpath]
+    places = [*own, origin, *folders]
+    return [name for name in needed if not any(os.path.exists(os.path.join(place, name)) for place in places)]

@@ -42,10 +42,6 @@ def test_the_table_fits_80_columns_and_loses_nothing() -> None:
     assert "no NVIDIA GPU on" in text
 
 
-def test_the_table_without_details_ends_with_the_counts() -> None:
-    assert table.render(model.as_dicts(CHECKS), details=False).splitlines()[-1].startswith("4 checks")
-
-
 def test_the_table_of_nothing() -> None:
     assert "0 checks" in table.render([])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import ALONE, PTX, SASS, ReleaseTree, elf_file, fat_binary
+from factories import ALONE, PTX, SASS, ReleaseTree, dynamic_section, elf_file, fat_binary
 
 from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate, host_rules, model, rules
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import nvml
@@ -188,6 +188,29 @@ def test_an_extension_of_another_abi(release_tree: ReleaseTree) -> None:
     next(tree.site.glob("flash_attn_2_cuda*")).write_bytes(extension("90", names=OLD_ABI))
     check = run(tree)["extension_abi"]
     assert check.status == model.MISMATCH and "flash-attn" in check.found
+
+
+@pytest.mark.parametrize(
+    "needed, status", [((), "ok"), (("libc10.so",), "ok"), (("libcuda.so.1",), "ok"), (("libnuma.so.1",), "warning")]
+)
+def test_libraries_of_extensions(release_tree: ReleaseTree, needed: tuple[str, ...], status: str) -> None:
+    tree = good(release_tree)
+    content = elf_file({".nv_fatbin": fat_binary((SASS, 90, 0)), **dynamic_section([(1, name) for name in needed])})
+    next(tree.site.glob("flash_attn_2_cuda*")).write_bytes(content)
+    check = run(tree)["extension_libraries"]
+    assert check.status == status and (status == "ok" or "libnuma.so.1 for flash-attn" in check.found)
+
+
+def test_an_extension_of_a_newer_system() -> None:
+    entry = {"glibc": "2.39", "unresolved": []}
+    facts = {"extensions": {"flash-attn": {"files": [entry]}}, "system": {"glibc": "2.36"}, "python": None}
+    found = {
+        check.name: check.status
+        for check in rules.extension_libraries(rules.Context(DEFINITION, facts, {}, {}, {}, {}, {}))
+    }
+    assert found == {"extension_libraries": "ok", "extension_glibc": "mismatch"}
+    facts["system"] = {"glibc": "2.39"}
+    assert len(rules.extension_libraries(rules.Context(DEFINITION, facts, {}, {}, {}, {}, {}))) == 1
 
 
 def remove(tree: ReleaseTree, name: str) -> None:

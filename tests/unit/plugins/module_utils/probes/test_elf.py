@@ -31,16 +31,8 @@ def test_what_the_loader_is_told(tmp_path: Path) -> None:
 def test_a_file_without_a_dynamic_section(tmp_path: Path) -> None:
     with elf.ElfFile(write(tmp_path, elf_file({".text": b"x"}))) as file:
         assert file.dynamic() == elf.Dynamic([], None, [], [])
-        assert file.undefined_symbols() == set()
         assert file.needed_versions() == {}
         assert file.content(".nothing") == b""
-
-
-def test_undefined_symbols(tmp_path: Path) -> None:
-    strings = b"\0here\0there\0"
-    symbols = b"".join(struct.pack("<IBBHQQ", name, 18, 0, index, 0, 0) for name, index in ((0, 0), (1, 7), (6, 0)))
-    with elf.ElfFile(write(tmp_path, elf_file({".dynstr": strings, ".dynsym": symbols}))) as file:
-        assert file.undefined_symbols() == {"there"}
 
 
 def test_needed_versions(tmp_path: Path) -> None:
@@ -58,8 +50,7 @@ def test_a_real_library() -> None:
     import _ctypes
 
     with elf.ElfFile(_ctypes.__file__) as file:
-        assert any(name.startswith("libffi") for name in file.dynamic().needed) or file.dynamic().needed
-        assert "PyObject_GetAttr" in file.undefined_symbols() or "PyModule_AddObject" in file.undefined_symbols()
+        assert any(name.startswith("libc.so") for name in file.dynamic().needed)
         assert elf.maximum_glibc(file.needed_versions()) is not None
 
 

@@ -304,6 +304,25 @@ def test_the_same_file_under_two_names_is_one_copy(release_tree: ReleaseTree) ->
     assert [(copy.place, copy.version) for copy in found] == [("cuda_home", "2.26.2")]
 
 
+def test_libraries_that_are_found_and_those_that_are_not(release_tree: ReleaseTree) -> None:
+    tree = release_tree
+    site = "/" + str(tree.site.relative_to(tree.root))
+    for path in (
+        "/usr/lib/libc.so.6",
+        site + "/torch/lib/libc10.so",
+        site + "/nvidia/cublas/lib/libcublas.so.12",
+        site + "/ext/x.so",
+        site + "/ext.libs/libz.so",
+        "/cuda/lib64/libnvrtc.so",
+    ):
+        tree.write(path, "")
+    folders = libraries.search_folders(str(tree.root), [str(tree.site)], str(tree.root / "cuda"))
+    needed = ["libc.so.6", "libc10.so", "libcublas.so.12", "libz.so", "libnvrtc.so", "libnuma.so.1"]
+    assert libraries.unresolved(needed, ["$ORIGIN/../ext.libs"], str(tree.site / "ext/x.so"), folders) == [
+        "libnuma.so.1"
+    ]
+
+
 def test_includes_that_go_in_circles_end(release_tree: ReleaseTree) -> None:
     release_tree.write("/etc/ld.so.conf", "include /etc/ld.so.conf\ninclude /etc/*.conf\n/lib\n")
     (release_tree.root / "lib").mkdir()
