@@ -24,13 +24,17 @@ options:
     type: list
     elements: str
     default: []
+  build:
+    description: Have DKMS build what is missing, where a kernel's headers are there.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
-    description: Nothing is ever changed.
+    description: Nothing is built.
   diff_mode:
     support: none
-    description: Nothing is changed.
+    description: A build has no diff.
 """
 
 EXAMPLES = r"""
@@ -71,11 +75,19 @@ nouveau:
 """
 
 import os
+from typing import List
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import dkms, host, tables, transaction
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import driver
+
+DKMS = "/usr/sbin/dkms"
+
+
+def ask_dkms() -> List[dkms.Build]:
+    """What DKMS has built."""
+    return dkms.parse_status(transaction.run([DKMS, "status"]).out) if os.path.exists(DKMS) else []
 
 
 def main() -> None:
@@ -84,6 +96,7 @@ def main() -> None:
         argument_spec={
             "version": {"type": "str", "default": ""},
             "kernels": {"type": "list", "elements": "str", "default": []},
+            "build": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -96,17 +109,20 @@ def main() -> None:
             have = {}
         version = tables.upstream(transaction.kernel_module_package(have))
     loaded = host.loaded_driver()
-    builds = dkms.parse_status(transaction.run(["dkms", "status"]).out) if os.path.exists("/usr/sbin/dkms") else []
+    names = module.params["kernels"] or host.kernels(os.uname().release)
+    builds = ask_dkms()
+    built = []
+    for kernel in names if module.params["build"] and not module.check_mode and os.path.exists(DKMS) else []:
+        if not dkms.has_module(builds, kernel, version) and os.path.exists(f"/lib/modules/{kernel}/build"):
+            transaction.run([DKMS, "autoinstall", "-k", kernel])
+            built.append(kernel)
+    builds = ask_dkms() if built else builds
     kernels = []
     problems = []
-    for kernel in module.params["kernels"] or host.kernels(os.uname().release):
-        on_disk = driver.module_on_disk(kernel) or {}
-        if dkms.is_installed(builds, kernel, version):
-            kernels.append({"kernel": kernel, "state": "installed", "source": "dkms"})
-        elif on_disk and on_disk["version"] == version:
-            kernels.append({"kernel": kernel, "state": "installed", "source": on_disk["path"]})
-        else:
-            kernels.append({"kernel": kernel, "state": "missing", "source": "none"})
+    for kernel in names:
+        there = dkms.has_module(builds, kernel, version)
+        kernels.append({"kernel": kernel, "state": "installed" if there else "missing", "source": there or "none"})
+        if not there:
             problems.append(dkms.explain(builds, kernel, version))
     library = next((entry["version"] for entry in driver.userspace().values()), "")
     if version and library and library != version:
@@ -115,7 +131,7 @@ def main() -> None:
             "was installed beside the packages (nvidia-uninstall removes it)"
         )
     answer = {
-        "changed": False,
+        "changed": any(dkms.has_module(builds, kernel, version) for kernel in built),
         "version": version,
         "loaded": loaded,
         "userspace": library,

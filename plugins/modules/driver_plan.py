@@ -168,7 +168,7 @@ import platform
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import host, transaction
+from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import dkms, host, tables, transaction
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.decide import Found, Request, decide
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import system
 
@@ -215,12 +215,14 @@ def main() -> None:
         status = {}
     have = packages.driver_set(status)
     loaded = host.loaded_driver()
+    version = tables.upstream(transaction.kernel_module_package(have))
+    builds = dkms.from_tree()
     found = Found(
         loaded=loaded,
         package=transaction.kernel_module_package(have),
         packages=sorted(have),
         managed=os.path.exists("/" + transaction.PREFERENCES),
-        complete=packages.complete(status),
+        complete=packages.complete(status) and all(dkms.has_module(builds, kernel, version) for kernel in kernels),
         fabric_manager=next((have[name] for name in sorted(have) if name.startswith("nvidia-fabricmanager")), ""),
         secure_boot=bool(system.secure_boot()),
         # Another user cannot see root's files: then the role looks again as root before it changes anything.

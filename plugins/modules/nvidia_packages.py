@@ -52,6 +52,14 @@ options:
     description: NVIDIA's pinning package, installed before the driver.
     type: str
     default: ""
+  toolkit:
+    description: The full version of a CUDA toolkit, C(12.8.1), which adds its package at that version to O(packages).
+    type: str
+    default: ""
+  cudnn:
+    description: The full version of cuDNN, C(9.8.0.87), which adds the library and its headers for the toolkit's CUDA.
+    type: str
+    default: ""
   hold:
     description: Put the packages on hold.
     type: bool
@@ -86,13 +94,19 @@ EXAMPLES = r"""
     pinning: nvidia-driver-pinning-570
     packages: [nvidia-driver-cuda, nvidia-kernel-open-dkms]
 
-- name: Install CUDA 12.8 beside other toolkits
+- name: Install CUDA 12.8 and cuDNN 9.8 beside other toolkits
   verl.baremetal.nvidia_packages:
-    packages: ["cuda-toolkit-12-8=12.8.1-1"]
+    toolkit: 12.8.1
+    cudnn: 9.8.0.87
     hold: true
 """
 
 RETURN = r"""
+home:
+  description: The toolkit's folder; empty without O(toolkit).
+  returned: always
+  type: str
+  sample: /usr/local/cuda-12.8
 version:
   description: The driver's version; empty for a set that is no driver.
   returned: always
@@ -127,6 +141,7 @@ restart:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.transaction import Refused, Transaction, Wanted
 
 
@@ -141,15 +156,26 @@ def main() -> None:
             "branch": {"type": "int", "default": 0},
             "version": {"type": "str", "default": ""},
             "pinning": {"type": "str", "default": ""},
+            "toolkit": {"type": "str", "default": ""},
+            "cudnn": {"type": "str", "default": ""},
             "hold": {"type": "bool", "default": False},
             "denied": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "lock_timeout": {"type": "int", "default": 600},
         },
+        required_by={"cudnn": ["toolkit"]},
         supports_check_mode=True,
     )
     options = dict(module.params)
     state = options.pop("state")
+    toolkit, cudnn = options.pop("toolkit"), options.pop("cudnn")
+    home = ""
+    if toolkit:
+        wanted = tables.toolkit(toolkit)
+        home = wanted.home
+        options["packages"] = [*options["packages"], f"{wanted.package}={wanted.version}"]
+        if cudnn:
+            options["packages"] += tables.cudnn_packages(cudnn, int(toolkit.split(".")[0]))
     work = Transaction(Wanted(**options), check=module.check_mode)
     try:
         outcome = work.ensure() if state == "present" else work.remove(options["packages"])
@@ -158,6 +184,7 @@ def main() -> None:
     restart = work.needrestart() if outcome.changed and not module.check_mode else []
     answer = {
         "changed": outcome.changed,
+        "home": home,
         "version": outcome.version,
         "packages": outcome.packages,
         "removed": outcome.removed,

@@ -51,7 +51,9 @@ add-and-build)
         fi
         mkdir -p "$tree/$version/$kernel/x86_64/module"
         : >"$tree/$version/$kernel/x86_64/module/nvidia.ko"
+        rm -rf $tree/$version/build
     done ;;
+autoinstall) for version in /usr/src/nvidia-*; do "$0" add-and-build "${version#/usr/src/nvidia-}"; done ;;
 remove-all) rm -rf "$tree/$2" ;;
 esac
 """
@@ -278,6 +280,9 @@ def cuda() -> List[Package]:
 def system() -> List[Package]:
     """Stand-ins for what a real host's distribution brings."""
     found = [package("dkms", "3.0.10-8+fixture1", files={"/usr/sbin/dkms": DKMS})]
+    # An upgrade moves this one: what proves that upgrades were at work.
+    found += [package("fixture-witness", version) for version in ("1.0-1", "2.0-1")]
+    found.append(package("fixture-broken", "1.0-1", postinst="[ ! -e /etc/fixture-broken ]\n"))
     found.append(package(f"linux-headers-{KERNEL}", "6.1.0-1", files={f"/usr/src/linux-headers-{KERNEL}/Makefile": "fixture\n"},
                          links={f"/lib/modules/{KERNEL}/build": f"/usr/src/linux-headers-{KERNEL}"}))
     return found

@@ -8,6 +8,8 @@ import os
 import re
 from typing import List, NamedTuple
 
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import driver, system
+
 _LINE = re.compile(
     r"^(?P<name>[^/,:\s]+)(?:/|,\s*)(?P<version>[^,:\s]+)(?:,\s*(?P<kernel>[^,]+),\s*(?P<arch>[^:,]+))?:\s*(?P<state>\w+)"
 )
@@ -44,6 +46,22 @@ def is_installed(builds: List[Build], kernel: str, version: str = "") -> bool:
         build.kernel == kernel and build.state == "installed" and (not version or build.version == version)
         for build in driver_builds(builds)
     )
+
+
+def has_module(builds: List[Build], kernel: str, version: str, root: str = "/") -> str:
+    """Where the driver's module for a kernel comes from: dkms, a file's path, or an empty string for nowhere."""
+    if is_installed(builds, kernel, version):
+        return "dkms"
+    on_disk = driver.module_on_disk(kernel, root)
+    return str(on_disk["path"]) if on_disk and on_disk["version"] == version else ""
+
+
+def from_tree(root: str = "/") -> List[Build]:
+    """What DKMS's own tree says, without running it."""
+    return [
+        Build(item["module"], item["version"], item["kernel"], "installed" if item["state"] == "built" else item["state"])
+        for item in system.dkms(root)
+    ]
 
 
 def make_log(name: str, version: str, kernel: str, root: str = "/") -> str:

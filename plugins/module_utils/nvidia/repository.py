@@ -180,7 +180,7 @@ class Source:
             for name in self._list(folder):
                 if name.endswith((".gpg", ".asc")) and self._is_retired(f"{folder}/{name}"):
                     found[f"{folder}/{name}"] = ""
-        if self.repository.replaces:
+        if any("cuda/repos" in needle for needle in self.repository.replaces):
             for name in self._list("/etc/apt/preferences.d"):
                 if name.startswith("cuda-repository-pin"):
                     found[f"/etc/apt/preferences.d/{name}"] = ""

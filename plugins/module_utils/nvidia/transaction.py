@@ -260,6 +260,30 @@ class Transaction:
             return self._outcome(True, status, before)
         self.wait_for_lock()
         status = self.repair(status)
+        path = os.path.join(self.root, PREFERENCES)
+        pinned = open_text(path) if os.path.exists(path) else ""
+        try:
+            self._install(status)
+        except Refused:
+            # A set that could not be changed stays pinned to what it is.
+            if self.wanted.branch and self.driver_set(self.status()) == self.driver_set(status):
+                self._restore(path, pinned)
+            raise
+        status = self.status()
+        self._assert_candidates(status)
+        self._note_alternative()
+        after = self.installed(status)
+        self.removed = sorted(name for name in before if name not in after)
+        return self._outcome(True, status, before)
+
+    @staticmethod
+    def _restore(path: str, text: str) -> None:
+        if text:
+            write_atomically(path, text)
+        elif os.path.exists(path):
+            os.unlink(path)
+
+    def _install(self, status: Dict[str, apt.Installed]) -> None:
         wanted = self._resolve_driver(status) if self.wanted.branch else self._resolve_plain()
         drop = [name for name in wanted if name.endswith("-")]
         wanted = [name for name in wanted if not name.endswith("-")]
@@ -279,11 +303,14 @@ class Transaction:
                 self._mark("hold", [name for name in names if name in there])
         if self.wanted.branch:
             self._purge_leftovers()
-        status = self.status()
-        self._assert_candidates(status)
-        after = self.installed(status)
-        self.removed = sorted(name for name in before if name not in after)
-        return self._outcome(True, status, before)
+
+    def _note_alternative(self) -> None:
+        """A /usr/local/cuda that points nowhere breaks other people's builds; it is said, not changed."""
+        link = os.path.join(self.root, "usr/local/cuda")
+        if os.path.islink(link) and not os.path.exists(link):
+            self.notes.append(
+                "/usr/local/cuda points to a toolkit that is gone; choose one with: update-alternatives --config cuda"
+            )
 
     def _outcome(self, changed: bool, status: Dict[str, apt.Installed], before: Dict[str, str]) -> Outcome:
         have = self.driver_set(status)
@@ -409,7 +436,11 @@ class Transaction:
         traps = [
             step.name for step in steps
             if step.kind == "Inst" and step.name not in asked
-            and (tables.is_trap(step.name) or any(fnmatch.fnmatch(step.name, glob) for glob in self.wanted.denied))
+            and (
+                tables.is_trap(step.name)
+                or (not self.wanted.branch and tables.is_driver_package(step.name))
+                or any(fnmatch.fnmatch(step.name, glob) for glob in self.wanted.denied)
+            )
         ]
         if traps:
             raise Refused(
