@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import hashlib
 import json
 import os
@@ -299,9 +300,11 @@ def environment(job: Sealing, venv: str, site: str, cuda: bool) -> Dict[str, str
     if cuda:
         values["CUDA_HOME"] = places["cuda_home"]
     cudnn = os.path.join(site, "nvidia", "cudnn")
-    if site and os.path.isdir(cudnn):
-        # TransformerEngine looks here first; without it, it would take any cuDNN that lies under CUDA_HOME.
+    if site and os.path.isdir(cudnn) and holds_cudnn(places["cuda_home"]):
+        # TransformerEngine would take the cuDNN under CUDA_HOME, Torch takes its own: both are led to Torch's. Where
+        # CUDA_HOME has none, TransformerEngine finds Torch's by itself, and CUDNN_HOME would make it load a part only.
         values["CUDNN_HOME"] = cudnn
+        values["LD_LIBRARY_PATH"] = os.path.join(cudnn, "lib")
     for name, value in sorted(job.environment.items()):
         if not _NAME.match(name) or name in ("PATH", "LD_LIBRARY_PATH"):
             raise ReleaseError(f"the stack's environment sets {name!r}, which is not allowed")
@@ -312,10 +315,19 @@ def environment(job: Sealing, venv: str, site: str, cuda: bool) -> Dict[str, str
     return values
 
 
+def holds_cudnn(home: str) -> bool:
+    """Whether a CUDA home has cuDNN's library among its own."""
+    folders = [os.path.join(home, name) for name in ("lib64", "lib", os.path.join("targets", "x86_64-linux", "lib"))]
+    return bool(home) and any(glob.glob(os.path.join(glob.escape(name), "libcudnn.so*")) for name in folders)
+
+
 def env_sh(path: str, venv: str, variables: Mapping[str, str], cuda: bool) -> str:
     """A file for POSIX shells."""
     lines = ["# The environment of this release: source it. Made by verl.baremetal with the release; do not edit."]
-    lines += [f"export {name}={_quote(value)}" for name, value in variables.items()]
+    lines += [f"export {name}={_quote(value)}" for name, value in variables.items() if name != "LD_LIBRARY_PATH"]
+    if "LD_LIBRARY_PATH" in variables:
+        first = _quote(variables["LD_LIBRARY_PATH"])
+        lines.append(f'export LD_LIBRARY_PATH={first}"${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"')
     first = "$VIRTUAL_ENV/bin" + (":$CUDA_HOME/bin" if cuda else "")
     lines += ["unset PYTHONHOME", f'case ":$PATH:" in *":{first}:"*) ;; *) export PATH="{first}:$PATH" ;; esac']
     return "\n".join(lines) + "\n"
@@ -329,7 +341,8 @@ def modulefile(path: str, venv: str, variables: Mapping[str, str], cuda: bool) -
     """A file for environment modules (Tcl and Lmod)."""
     name = os.path.basename(path)
     lines = ["#%Module1.0", f"module-whatis {_tcl('verl release ' + name)}", "conflict verl"]
-    lines += [f"setenv {key} {_tcl(value)}" for key, value in variables.items()]
+    for key, value in variables.items():
+        lines.append(f"{'prepend-path' if key == 'LD_LIBRARY_PATH' else 'setenv'} {key} {_tcl(value)}")
     if cuda:
         lines.append(f"prepend-path PATH {_tcl(os.path.join(path, 'cuda', 'bin'))}")
     lines.append(f"prepend-path PATH {_tcl(os.path.join(venv, 'bin'))}")

@@ -46,12 +46,14 @@ def test_layout(home: Path) -> None:
     lay_out(home)
     for name in (
         "include/cuda.h", "include/crt/host.h", "include/crt/device.h", "include/cudnn_version.h", "lib64/libcudart.so",
-        "lib64/libcudart.so.12", "lib64/libcudnn.so", "lib/libnvJitLink.so", "nvvm/libdevice/libdevice.10.bc",
+        "lib64/libcudart.so.12", "lib/libnvJitLink.so", "nvvm/libdevice/libdevice.10.bc",
         "targets/x86_64-linux/include/cuda.h", "targets/x86_64-linux/lib/libcudart.so",
     ):  # fmt: skip
         assert (home / name).is_file(), name
     assert (home / "bin/ptxas").stat().st_mode & 0o111
     assert not list(home.glob("lib64/__init__*"))
+    # One cuDNN is in use, the environment's: the home has its headers, not its libraries.
+    assert not list(home.glob("lib64/libcudnn*"))
     version = json.loads((home / "version.json").read_text())
     assert version["cuda"] == {"name": "CUDA SDK", "version": "12.8.1"}
     assert version["cuda_nvcc"]["version"] == "12.8.93"

@@ -239,6 +239,26 @@ def test_check_mode_begins_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_one_cudnn_for_everyone(tmp_path: Path, own: bool) -> None:
+    """A CUDA home with a cuDNN of its own must not lead anyone to another one than Torch's."""
+    path = Path(release.begin(str(tmp_path), ID, {}, QUIET, False)["path"])
+    make_venv(path / "venv")
+    cudnn = path / "venv/lib/python3.11/site-packages/nvidia/cudnn"
+    (cudnn / "lib").mkdir(parents=True)
+    (path / "cuda/lib64").mkdir(parents=True)
+    if own:
+        (path / "cuda/lib64/libcudnn.so.9").touch()
+    seal.seal(job(path, cuda={"source": "existing"}), QUIET, 0.0)
+    script = f'. {shlex.quote(str(path / "env.sh"))}; echo "${{CUDNN_HOME:-}}"; echo "${{LD_LIBRARY_PATH:-}}"'
+    env = {"PATH": "/bin:/usr/bin", "LD_LIBRARY_PATH": "/mine"}
+    said = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True, env=env).stdout.split(
+        "\n"
+    )
+    assert said[:2] == ([str(cudnn), f"{cudnn}/lib:/mine"] if own else ["", "/mine"])
+    assert ("prepend-path LD_LIBRARY_PATH" in (path / "modulefile").read_text()) is own
+
+
 def test_environment_in_a_shell(tmp_path: Path) -> None:
     path = live(tmp_path, ID)
     script = f'. {shlex.quote(str(path / "env.sh"))}; echo "$MODE"; echo "$PLACE"; command -v python'
