@@ -428,7 +428,7 @@ def locked(context: Context) -> List[Check]:
         )
     if not checks:
         checks.append(
-            Check("drift", "locked packages", OK, f"{len(wanted)} packages", "all as locked, no other", context.where)
+            Check("drift", "locked packages", OK, f"{len(wanted)} packages", "as locked, no other", context.where)
         )
     return checks
 
@@ -521,7 +521,7 @@ def requirements(context: Context) -> List[Check]:
         words = [f"{entry.dist} needs {entry.requirement}, found {entry.found or 'nothing'}" for entry in wrong]
         remedy = "install the packages from the stack's lock"
         return [Check("requirements", title, CONFLICT, "all met", names(words), context.where, remedy)]
-    found = "all met" if not allowed else f"all met but {len(allowed)} on purpose"
+    found = "all met" if not allowed else f"all but {len(allowed)} on purpose"
     detail = "; ".join(
         f"{entry.dist} needs {entry.requirement}: {intended[(entry.dist, entry.name)]}" for entry in allowed
     )
@@ -560,7 +560,7 @@ def _kernels_of(
         found, source = str(broken["problem"]), str(broken["path"])
         return check._replace(status=MISMATCH, found=found, source=source, remedy=f"install {dist} again")
     if not capabilities:
-        return check._replace(status=SKIPPED, found=f"no GPU here; it has {found}")
+        return check._replace(status=SKIPPED, found="no GPU here")
     device = [entry for entry in files if entry["sass"] or entry["ptx"]]
     if not device:
         return check._replace(status=MISMATCH, remedy=f"{dist} holds no GPU code: build it with a CUDA compiler")

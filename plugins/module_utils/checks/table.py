@@ -10,7 +10,7 @@ from typing import Iterable, List, Mapping, Sequence
 from . import model
 
 WIDTH = 80
-_STATUS, _TITLE, _EXPECTED = 8, 26, 21
+_STATUS, _TITLE, _EXPECTED = 8, 24, 19
 _FOUND = WIDTH - _STATUS - _TITLE - _EXPECTED - 6
 
 
