@@ -97,7 +97,7 @@ def python(context: Context) -> List[Check]:
     if not wanted or not environment:
         return []
     found = str(environment["version"] or "unknown")
-    check = Check("python", "Python", OK, " or ".join(wanted), found, f"{environment['prefix']}/pyvenv.cfg")
+    check = Check("python", "Python", OK, ", ".join(wanted), found, f"{environment['prefix']}/pyvenv.cfg")
     if ".".join(found.split(".")[:2]) in wanted:
         return [check]
     return [check._replace(status=MISMATCH, remedy=f"build the environment with Python {wanted[0]}")]
