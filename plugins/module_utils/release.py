@@ -24,6 +24,7 @@ from ansible_collections.verl.baremetal.plugins.module_utils.progress import Pro
 
 SCHEMA = 1
 HISTORY_LENGTH = 100
+ENVIRONMENT_FILES = ("env.sh", "modulefile")
 _NOT_DIGESTED = ("created", "digest")
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{6,64}$")
 
@@ -138,9 +139,14 @@ def quick_check(path: str) -> List[str]:
             drift.append(f"{venv} is not a usable environment (its Python may be gone)")
         site = record.site_packages(venv) or ""
         drift += compare_packages({n: str(p["version"]) for n, p in packages.items()}, record.installed(site))
-    for name in ("env.sh", "modulefile"):
-        if not os.path.isfile(os.path.join(path, name)):
+    for name in ENVIRONMENT_FILES:
+        try:
+            same = record.file_sha256(os.path.join(path, name)) == manifest.get("files", {}).get(name)
+        except OSError:
             drift.append(f"{os.path.join(path, name)} is missing")
+            continue
+        if not same:
+            drift.append(f"{os.path.join(path, name)} was changed")
     if manifest.get("cuda", {}).get("home") and not os.path.isdir(os.path.join(path, "cuda")):
         drift.append(f"{os.path.join(path, 'cuda')} is missing")
     return drift

@@ -237,6 +237,7 @@ def make_manifest(
         "packages": packages,
         "skipped": dict(job.skipped),
         "definition": dict(job.definition),
+        "files": {name: record.file_sha256(os.path.join(job.path, name)) for name in release.ENVIRONMENT_FILES},
         "files_digest": hashlib.sha256(body.encode("utf-8")).hexdigest(),
     }
     data = json.loads(json.dumps(data))

@@ -115,6 +115,7 @@ def test_bad_manifests(tmp_path: Path, text: str) -> None:
     [
         ("package", "six 1.17.0 is gone"),
         ("env.sh", "env.sh is missing"),
+        ("modulefile changed", "modulefile was changed"),
         ("python", "is not a usable environment"),
         ("manifest", "does not match its content"),
     ],
@@ -129,6 +130,8 @@ def test_drift(tmp_path: Path, damage: str, words: str) -> None:
     elif damage == "manifest":
         text = (path / "manifest.json").read_text()
         (path / "manifest.json").write_text(text.replace("no nvcc", "none"))
+    elif damage == "modulefile changed":
+        (path / "modulefile").write_text("#%Module\n")
     else:
         (path / damage).unlink()
     begun = release.begin(str(tmp_path), ID, {}, QUIET, False)
