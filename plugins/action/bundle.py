@@ -18,6 +18,15 @@ VARIABLES = [
     "bundle_cuda_sources",
     "bundle_systems",
     "bundle_controller",
+    "bundle_apt_sources",
+    "bundle_kernels",
+    "driver_branch",
+    "driver_version",
+    "driver_kernel_modules",
+    "driver_compute_only",
+    "driver_repository_url",
+    "driver_repository_key_url",
+    "driver_repository_fingerprints",
     "stack_name",
     "stack_path",
     "stack_index_url",
@@ -44,10 +53,12 @@ class ActionModule(ProgressAction):
             stack = stack_file.load(values["stack_name"], values["stack_path"])
             served = bundle_content.serves(stack, values, "{}.{}".format(*sys.version_info))
             wanted = bundle_content.wanted(stack, served, values)
+            systems = bundle_content.systems(stack, served, values, bundle_content.host_system())
         except (stack_file.StackError, bundle_content.ContentError, OSError) as error:
             raise AnsibleActionFail(f"bundle: {error}") from error
         return {
             "stack": {"name": stack["name"], "digest": stack["digest"]},
             "serves": served,
             "wanted": wanted,
+            "systems": systems,
         }

@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import threading
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ansible_collections.verl.baremetal.plugins.module_utils import bundle, index, record, wheel_tags
+from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_apt, index, record, wheel_tags
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.bundle import BundleError, File
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
@@ -65,15 +66,16 @@ class Counts(NamedTuple):
 
 
 def request_of(
-    wanted: Iterable[Wanted], added: Iterable[Added], serves: Mapping[str, Any], stack: Mapping[str, str]
+    wanted: Iterable[Wanted],
+    added: Iterable[Added],
+    systems: Iterable[bundle_apt.Wanted],
+    serves: Mapping[str, Any],
+    stack: Mapping[str, str],
 ) -> str:
     """One value for all that decides a bundle's content."""
-    parts: List[Any] = [
-        sorted(wanted),
-        sorted([item.path, list(item.uses), record.file_sha256(item.source)] for item in added),
-    ]
-    text = json.dumps([bundle.SCHEMA, parts, dict(serves), dict(stack)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    files = sorted([item.path, list(item.uses), record.file_sha256(item.source)] for item in added)
+    parts = [bundle.SCHEMA, sorted(wanted), files, sorted(systems), dict(serves), dict(stack)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def complete(folder: str, request: str) -> Optional[bundle.Bundle]:
@@ -208,61 +210,44 @@ def check_room(folder: str, need: int) -> None:
         )
 
 
-def _fetch_all(
+def bring(
     folder: str,
-    found: Mapping[str, Tuple[index.File, str, Set[str]]],
-    clients: Mapping[str, index.Client],
+    files: Sequence[Tuple[str, index.File, index.Client]],
+    known: Mapping[str, str],
     jobs: int,
     progress: Progress,
-) -> Tuple[List[File], Counts]:
-    """Bring every file to wheels/."""
-    target = os.path.join(folder, bundle.WHEELS)
-    os.makedirs(target, exist_ok=True)
-    names: Dict[str, str] = {}
-    for sha256, (file, _url, _uses) in found.items():
-        if names.setdefault(file.name, sha256) != sha256:
-            raise BundleError(
-                f"two indexes hold different files named {file.name}: make a bundle for each torch variant."
-            )
-    known = neighbours(folder)
-    missing: List[index.File] = []
+) -> Counts:
+    """Have files, each as (folder in the bundle, file, who has it): what is there stays, what a neighbour has is shared."""
+    missing: List[Tuple[str, index.File, index.Client]] = []
     shared = 0
-    for number, (sha256, (file, _url, _uses)) in enumerate(sorted(found.items()), 1):
-        progress.step("looking for files that are there", number, len(found))
-        path = os.path.join(target, file.name)
-        if os.path.isfile(path) and record.file_sha256(path) == sha256:
+    for number, (place, file, client) in enumerate(files, 1):
+        progress.step("looking for files that are there", number, len(files))
+        path = os.path.join(folder, place, file.name)
+        if os.path.isfile(path) and record.file_sha256(path) == file.sha256:
             continue
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        if sha256 in known and share(known[sha256], path, sha256):
+        if file.sha256 in known and share(known[file.sha256], path, file.sha256):
             shared += 1
             continue
-        missing.append(file)
+        missing.append((place, file, client))
 
-    def rest(file: index.File) -> int:
-        part = os.path.join(target, file.name + ".part")
+    def rest(place: str, file: index.File) -> int:
+        part = os.path.join(folder, place, file.name + ".part")
         return max(0, (file.size or 0) - (os.path.getsize(part) if os.path.exists(part) else 0))
 
-    total = sum(rest(file) for file in missing)
+    total = sum(rest(place, file) for place, file, _client in missing)
     check_room(folder, total)
     meter = Meter(progress, f"fetching {len(missing)} files, MB", total)
 
-    def fetch(file: index.File) -> None:
-        clients[found[file.sha256][1]].fetch(file, target, meter.add)
+    def fetch(item: Tuple[str, index.File, index.Client]) -> None:
+        item[2].fetch(item[1], os.path.join(folder, item[0]), meter.add)
         failpoint("bundle.fetch")
 
     # The largest first: the end of the run is not spent waiting for one of them.
-    in_parallel(jobs, fetch, sorted(missing, key=lambda file: (-(file.size or 0), file.name)))
-    files = [
-        File(
-            f"{bundle.WHEELS}/{file.name}",
-            os.path.getsize(os.path.join(target, file.name)),
-            sha256,
-            tuple(sorted(uses)),
-        )
-        for sha256, (file, _url, uses) in found.items()
-    ]
-    return files, Counts(len(missing), meter.done, shared, 0)
+    in_parallel(jobs, fetch, sorted(missing, key=lambda item: (-(item[1].size or 0), item[1].name)))
+    return Counts(len(missing), meter.done, shared, 0)
 
 
 def _add_all(folder: str, added: Sequence[Added]) -> Tuple[List[File], int]:
@@ -294,30 +279,99 @@ def remove_superfluous(folder: str, files: Sequence[File]) -> int:
     return removed
 
 
+class Places(NamedTuple):
+    """How the indexes and the repositories are reached, and where the site's own key lies."""
+
+    default_index: Optional[str]
+    ca_file: str = ""
+    proxy: str = ""
+    jobs: int = 6
+    gnupg: str = ""
+
+
 def collect(
     folder: str,
     stack: Mapping[str, str],
     serves: Mapping[str, List[str]],
     wanted: Sequence[Wanted],
     added: Sequence[Added],
-    default_index: Optional[str],
-    ca_file: str,
-    proxy: str,
-    jobs: int,
+    systems: Sequence[bundle_apt.Wanted],
+    places: Places,
     parts: Mapping[str, str],
     progress: Progress,
 ) -> Tuple[bundle.Bundle, Counts]:
     """Make the bundle, or make it complete; bundle.json is written last."""
-    os.makedirs(folder, exist_ok=True)
-    clients = _clients({url for item in wanted for url in item.indexes}, default_index, ca_file, proxy)
-    found = lookup(wanted, clients, max(jobs, 8), progress)
-    files, counts = _fetch_all(folder, found, clients, jobs, progress)
+    os.makedirs(os.path.join(folder, bundle.WHEELS), exist_ok=True)
+    indexes = {url for item in wanted for url in item.indexes}
+    clients = _clients(indexes, places.default_index, places.ca_file, places.proxy)
+    found = lookup(wanted, clients, max(places.jobs, 8), progress)
+    names: Dict[str, str] = {}
+    for sha256, (file, _url, _uses) in found.items():
+        if names.setdefault(file.name, sha256) != sha256:
+            raise BundleError(f"two indexes hold different files named {file.name}: bundle each torch variant alone.")
+    packages = _resolve(systems, places, progress)
+    plain = index.Client("", places.ca_file, places.proxy)
+    files = [(bundle.WHEELS, file, clients[url]) for _sha256, (file, url, _uses) in sorted(found.items())]
+    for system in systems:
+        files += [(system.folder, item.file, plain) for item in packages[system.folder]]
+    counts = bring(folder, files, neighbours(folder), places.jobs, progress)
+    uses = {(bundle.WHEELS, file.name): sorted(held) for file, _url, held in found.values()}
+    listed = []
+    for place, file, _client in files:
+        path = f"{place}/{file.name}"
+        use = uses.get((place, file.name)) or [system_use(place)]
+        listed.append(File(path, os.path.getsize(os.path.join(folder, path)), file.sha256, tuple(use)))
+    served = {name: list(values) for name, values in serves.items()}
+    if systems:
+        listed += _sign(folder, systems, packages, places, served)
     more, copied = _add_all(folder, added)
-    files += more
-    made = bundle.Bundle(dict(stack), {name: list(values) for name, values in serves.items()}, tuple(sorted(files)), "")
+    listed += more
+    made = bundle.Bundle(dict(stack), served, tuple(sorted(listed)), "")
     bundle.write_text(os.path.join(folder, "README.md"), bundle.readme(made, parts))
-    files.append(bundle.file_of(folder, "README.md", ["about/" + bundle.ANY]))
-    removed = remove_superfluous(folder, files)
-    made = made._replace(files=tuple(sorted(files)), request=request_of(wanted, added, serves, stack))
+    listed.append(bundle.file_of(folder, "README.md", ["about/" + bundle.ANY]))
+    removed = remove_superfluous(folder, listed)
+    made = made._replace(files=tuple(sorted(listed)), request=request_of(wanted, added, systems, serves, stack))
     bundle.write(folder, made)
     return made, counts._replace(removed=removed, shared=counts.shared + copied)
+
+
+def system_use(folder: str) -> str:
+    """The use of the packages of one system: apt/debian12/x86_64 gives apt.debian12/any."""
+    return "apt." + folder.split("/")[1] + "/" + bundle.ANY
+
+
+def _resolve(
+    systems: Sequence[bundle_apt.Wanted], places: Places, progress: Progress
+) -> Dict[str, List[bundle_apt.Package]]:
+    """The closure of every system, by its folder."""
+    found = {}
+    for system in systems:
+        work = tempfile.mkdtemp(prefix="verl-apt-")
+        try:
+            found[system.folder] = bundle_apt.resolve(system, work, places.ca_file, places.proxy, progress)
+        finally:
+            bundle_apt.forget(work)
+    return found
+
+
+def _sign(
+    folder: str,
+    systems: Sequence[bundle_apt.Wanted],
+    packages: Mapping[str, List[bundle_apt.Package]],
+    places: Places,
+    served: Dict[str, List[str]],
+) -> List[File]:
+    """The lists of the systems' packages, signed with the site's own key."""
+    signer = bundle_apt.Signer(places.gnupg)
+    files = []
+    try:
+        served["apt_keys"] = [signer.fingerprint()]
+        for system in systems:
+            written = bundle_apt.write_repository(
+                os.path.join(folder, system.folder), system.system, packages[system.folder], signer
+            )
+            use = [system_use(system.folder)]
+            files += [bundle.file_of(folder, f"{system.folder}/{name}", use) for name in written]
+    finally:
+        signer.close()
+    return files

@@ -170,7 +170,7 @@ def _forget_others(root: str, whole: str) -> None:
     keep = os.path.basename(bundle.pulled_folder(root, whole))
     folder = os.path.join(root, "bundle")
     for name in os.listdir(folder):
-        if name != keep:
+        if name != keep and os.path.isdir(os.path.join(folder, name)):
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
 

@@ -73,6 +73,16 @@ options:
     type: list
     elements: dict
     default: []
+  systems:
+    description:
+      - Packages of operating systems. Set by the action plugin.
+    type: list
+    elements: dict
+    default: []
+  gnupg:
+    description:
+      - Folder of the site's own key, with which the lists of packages are signed. The key is made where there is none.
+    type: path
   index_url:
     description:
       - The package index that stands for the client's default. Set by the action plugin.
@@ -183,6 +193,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.verl.baremetal.plugins.module_utils import (
     arguments,
     bundle,
+    bundle_apt,
     bundle_collect,
     bundle_pull,
     host,
@@ -208,7 +219,10 @@ def make(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     """state present."""
     wanted = [bundle_collect.Wanted.from_dict(item) for item in params["wanted"]]
     added = [bundle_collect.Added(item["path"], item["source"], tuple(item["uses"])) for item in params["added"]]
-    request = bundle_collect.request_of(wanted, added, params["serves"], params["stack"])
+    systems = [bundle_apt.Wanted.from_dict(item) for item in params["systems"]]
+    own = bundle_apt.host_sources()
+    systems = [item if item.sources else item._replace(sources=own) for item in systems]
+    request = bundle_collect.request_of(wanted, added, systems, params["serves"], params["stack"])
     there = bundle_collect.complete(params["path"], request)
     counts = bundle_collect.Counts(0, 0, 0, 0)
     changed = there is None
@@ -223,10 +237,14 @@ def make(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
             params["serves"],
             wanted,
             added,
-            params["index_url"] or host.default_index(sys.executable),
-            params["ca_file"],
-            params["proxy"],
-            params["jobs"],
+            systems,
+            bundle_collect.Places(
+                params["index_url"] or host.default_index(sys.executable),
+                params["ca_file"],
+                params["proxy"],
+                params["jobs"],
+                params["gnupg"] or "",
+            ),
             PARTS,
             Progress(params["progress_file"]),
         )
@@ -296,6 +314,8 @@ def main() -> None:
         "serves": {"type": "dict", "default": {}},
         "wanted": {"type": "list", "elements": "dict", "default": []},
         "added": {"type": "list", "elements": "dict", "default": []},
+        "systems": {"type": "list", "elements": "dict", "default": []},
+        "gnupg": {"type": "path"},
         "index_url": {"type": "str", "default": ""},
         "ca_file": {"type": "str", "default": ""},
         "proxy": {"type": "str", "default": ""},

@@ -7,7 +7,10 @@ from __future__ import annotations
 import os
 import typing as t
 
+from ansible_collections.verl.baremetal.plugins.module_utils import host
 from ansible_collections.verl.baremetal.plugins.module_utils import layer as layer_file
+from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
+from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.decide import repository_url
 
 from . import stack_file
 
@@ -113,6 +116,71 @@ def controller(python: str, index: str, glibc: str) -> list[Entry]:
     return found
 
 
+def host_system(root: str = "/") -> str:
+    """The controller's own system, as ``debian 12``."""
+    release = host.os_release(root)
+    return "{id} {version}".format(**release)
+
+
+def systems(
+    stack: t.Mapping[str, t.Any], served: t.Mapping[str, list[str]], values: t.Mapping[str, t.Any], own: str
+) -> list[Entry]:
+    """The packages of operating systems: what compiling needs, and with CUDA source nvidia the driver, CUDA and cuDNN.
+
+    Raises:
+        ContentError: nobody says where a system's packages come from.
+    """
+    found = []
+    for name in served["systems"]:
+        sources = str(values["bundle_apt_sources"].get(name, ""))
+        if not sources and name != own:
+            raise ContentError(
+                f"bundle_apt_sources: {name} is not named in it, and the controller is {own}. Give the lines of apt's "
+                f"sources of {name}, for example bundle_apt_sources: {{'{name}': 'deb <mirror> <suite> main'}}."
+            )
+        distribution = tables.distribution(*name.split(" "))
+        folder = system_folder(name)
+        # A question mark: taken where the system has it.
+        groups = [
+            [
+                "g++",
+                "git",
+                "python3-apt",
+                *[f"python{p}-{kind}?" for p in served["pythons"] for kind in ("dev", "venv")],
+            ]
+        ]
+        nvidia: Entry = {}
+        branch, version = int(values["driver_branch"]), str(values["driver_version"])
+        if "nvidia" in served["cuda_sources"] and distribution is not None:
+            kit = tables.toolkit(stack["cuda"]["toolkit"])
+            groups.append([f"{kit.package}={kit.version}", *tables.cudnn_packages(stack["cuda"]["cudnn"], 12)])
+            pinning = tables.pinning_package(branch, version) + "?"
+            modules = values["driver_kernel_modules"]
+            for kind in ["open", "proprietary"] if modules == "auto" else [modules]:
+                packages = tables.driver_packages(
+                    distribution.family, branch, kind, bool(values["driver_compute_only"])
+                )
+                groups.append([pinning, "dkms", "nvidia-persistenced?", *packages])
+            groups += [[distribution.newest_headers + "?"], *[[f"linux-headers-{k}"] for k in values["bundle_kernels"]]]
+            nvidia = {
+                "url": repository_url(values["driver_repository_url"], folder),
+                "key_url": values["driver_repository_key_url"],
+                "fingerprints": values["driver_repository_fingerprints"],
+            }
+        found.append(
+            {
+                "system": name,
+                "folder": "apt/" + folder + "/x86_64",
+                "sources": sources,
+                "groups": groups,
+                "nvidia": nvidia,
+                "branch": branch if nvidia else 0,
+                "version": version if nvidia else "",
+            }
+        )
+    return found
+
+
 def _entry(name: str, version: str, hashes: list[str], python: str, use: str, indexes: list[str], glibc: str) -> Entry:
     return {
         "name": name,
@@ -125,9 +193,14 @@ def _entry(name: str, version: str, hashes: list[str], python: str, use: str, in
     }
 
 
+def system_folder(system: str) -> str:
+    """The folder of a system's packages: ``ubuntu 24.04`` gives ubuntu2404, as NVIDIA names it."""
+    return system.replace(" ", "").replace(".", "")
+
+
 def uses(stack: t.Mapping[str, t.Any], plan: t.Mapping[str, t.Any], system: str, new: bool) -> list[str]:
     """What one host needs of a bundle, from its plan: with a release that is there only the system's packages."""
-    packages = ["apt." + system.replace(" ", "") + "/any"]
+    packages = [f"apt.{system_folder(system)}/any"]
     if not new:
         return packages
     python, variant = plan["variants"]["python"], plan["variants"]["torch"]

@@ -44,6 +44,8 @@ def derive(
         "bundle": "",
         "uses": [],
         "apt": "",
+        "apt_keys": [],
+        "environment": {},
     }
     head = facts.get("bundle") if values["stack_bundle"] else None
     if not head or head.get("error"):
@@ -53,8 +55,11 @@ def derive(
     found.update(index_url="", extra_index_urls=[], proxy="", offline=True, bundle=folder)
     found["find_links"] = [folder + "/" + bundle.WHEELS]
     found["uses"] = bundle_content.uses(stack, decided, system, bool(decided["new"]))
-    if system in head["serves"].get("systems", []):
-        found["apt"] = folder + "/apt/" + system.replace(" ", "")
+    if system in head["serves"].get("systems", []) and facts["root"] and facts["apt"]:
+        found["apt"] = folder + "/apt/" + bundle_content.system_folder(system) + "/x86_64"
+        found["apt_keys"] = head["serves"]["apt_keys"]
+        # Whatever installs packages sees the bundle's repository and no other.
+        found["environment"] = {"APT_CONFIG": decided["root"] + "/bundle/apt.conf"}
     return found
 
 

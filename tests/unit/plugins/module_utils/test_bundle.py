@@ -99,7 +99,8 @@ def wanted(python="3.11", names="abc", url=""):
 
 def collect(folder, index, what=None, added=(), serves=SERVES):
     return bundle_collect.collect(
-        str(folder), STACK, serves, wanted() if what is None else what, list(added), index.url + "/simple", "", "", 2, {}, Progress(None)
+        str(folder), STACK, serves, wanted() if what is None else what, list(added), [],
+        bundle_collect.Places(index.url + "/simple", jobs=2), {}, Progress(None),
     )
 
 
@@ -117,7 +118,7 @@ def test_a_bundle_is_made_of_what_serves_and_a_second_one_is_the_same(index, tmp
 
 def test_a_complete_bundle_is_found_without_a_question_and_an_incomplete_one_is_not(index, tmp_path):
     made, _counts = collect(tmp_path, index)
-    request = bundle_collect.request_of(wanted(), [], SERVES, STACK)
+    request = bundle_collect.request_of(wanted(), [], [], SERVES, STACK)
     assert bundle_collect.complete(str(tmp_path), request) == made
     assert bundle_collect.complete(str(tmp_path), "another") is None
     (tmp_path / "wheels/b-2.tar.gz").unlink()
@@ -177,7 +178,7 @@ def test_what_cannot_be_had_is_named(index, tmp_path):
     with pytest.raises(bundle.BundleError, match=r"2 of 2 packages cannot be had: a 1 for Python 3.9: no file.*nothing 4 .*answers 404"):
         collect(tmp_path, index, gone)
     with pytest.raises(bundle.BundleError, match="no package index is configured"):
-        bundle_collect.collect(str(tmp_path), STACK, SERVES, wanted(), [], None, "", "", 2, {}, Progress(None))
+        bundle_collect.collect(str(tmp_path), STACK, SERVES, wanted(), [], [], bundle_collect.Places(None), {}, Progress(None))
 
 
 def test_a_further_index_is_asked_for_what_the_first_does_not_have(index, tmp_path):
