@@ -135,7 +135,7 @@ class ProgressAction(ActionBase):
         lines = [line for line in str(answer.get("stdout", "")).splitlines() if line.strip()]
         data = next((found for found in map(progress.parse, lines) if found), None)
         results = [line for line in lines if line.startswith("{") and progress.parse(line) is None]
-        return data, any('"ansible_job_id"' not in line for line in results), "gone" not in lines[-1:]
+        return data, any('"started"' not in line for line in results), "gone" not in lines[-1:]
 
     def _collect(self, job: str, folder: str, task_vars: dict[str, t.Any] | None) -> Result:
         result = t.cast(
