@@ -37,6 +37,11 @@ def sources(params: Mapping[str, Any]) -> uv.Sources:
     )
 
 
+def share_files() -> None:
+    """What is written is readable for everyone and writable for its owner, whatever the umask of the caller."""
+    os.umask(0o022)
+
+
 def _there(place: str) -> bool:
     """A folder that does not exist yet holds no packages; uv would call it an error."""
     return "://" in place or os.path.isdir(place)

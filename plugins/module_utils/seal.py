@@ -108,6 +108,10 @@ def _seal(job: Sealing, progress: Progress, now: float, busy: lock.Busy) -> Dict
             f"{job.path}: {len(report.problems)} files are not as their RECORD says: {words}. Run again: "
             f"broken packages are installed anew. When it happens again, check the disk."
         )
+    for leftover in (os.path.join(venv, ".lock"), os.path.join(job.path, "cuda", ".wheels", ".lock")):
+        # uv's own lock files, which it makes writable for everyone; nothing is installed here any more.
+        if os.path.lexists(leftover):
+            os.unlink(leftover)
     cuda = cuda_of(job)
     variables = environment(job, venv, site, bool(cuda.get("home")))
     release.write_file(os.path.join(job.path, "env.sh"), env_sh(job.path, venv, variables, bool(cuda.get("home"))))

@@ -239,6 +239,7 @@ def main() -> None:
         required_if=[("source", "pypi", ["requirements"]), ("source", "existing", ["home"])],
     )
     try:
+        arguments.share_files()
         work = pypi if module.params["source"] == "pypi" else existing
         result = work(module.params, module.check_mode)
     except lock.LockHeld as error:

@@ -187,6 +187,7 @@ def job_of(params: Mapping[str, Any]) -> install.Job:
 
 def run(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     """The module's work without AnsibleModule."""
+    arguments.share_files()
     job = job_of(params)
     state = install.inspect(job)
     before = {n: v for n, v in state.installed.items() if n in state.wanted or n in state.difference.removed}

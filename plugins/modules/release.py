@@ -258,6 +258,7 @@ def hold(params: Mapping[str, Any]) -> Optional[str]:
 
 def run(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     """The module's work without AnsibleModule."""
+    arguments.share_files()
     state, root = params["state"], params["root"].rstrip("/")
     params = dict(params, root=root)
     if state == "query":

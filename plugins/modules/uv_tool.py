@@ -70,6 +70,7 @@ from ansible_collections.verl.baremetal.plugins.module_utils.progress import Pro
 
 def run(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     """The module's work without AnsibleModule."""
+    arguments.share_files()
     path = params["path"].rstrip("/")
     wanted = uv_fetch.pinned(params["requirements"])
     changed = uv_fetch.version_of(path) != wanted.version

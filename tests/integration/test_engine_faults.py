@@ -277,6 +277,20 @@ def test_verified_release_is_never_changed(engine: Any) -> None:
     engine.assert_current_is_verified()
 
 
+def test_narrow_umask(empty: Any, tmp_path: Path) -> None:
+    """A release of a root with a narrow umask is still everybody's to read, and nobody else's to write."""
+    release_id = empty.new_id()
+    result = empty.install(release_id, preexec=lambda: os.umask(0o077), cache=str(tmp_path / "cache"))
+    assert result["rc"] == 0, result
+    path = empty.path(release_id)
+    for base, folders, names in os.walk(path):
+        for name in [*folders, *names]:
+            mode = (Path(base) / name).lstat().st_mode
+            assert mode & 0o004, f"{base}/{name} is not readable"
+            assert (Path(base) / name).is_symlink() or not mode & 0o022, f"{base}/{name} is writable"
+    empty.assert_live(release_id)
+
+
 def test_environment_files(engine: Any) -> None:
     """A POSIX shell that sources env.sh gets the release's Python and the stack's variables, and can do so twice."""
     path = engine.root / "current" / "env.sh"
