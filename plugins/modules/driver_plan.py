@@ -221,7 +221,7 @@ def main() -> None:
         loaded=loaded,
         package=transaction.kernel_module_package(have),
         packages=sorted(have),
-        managed=os.path.exists("/" + transaction.PREFERENCES),
+        managed=packages.managed(),
         complete=packages.complete(status) and all(dkms.has_module(builds, kernel, version) for kernel in kernels),
         fabric_manager=next((have[name] for name in sorted(have) if name.startswith("nvidia-fabricmanager")), ""),
         secure_boot=bool(system.secure_boot()),

@@ -138,6 +138,10 @@ class Transaction:
             and 300 <= tables.branch_of(version) < 10000
         }
 
+    def managed(self) -> bool:
+        """Whether the driver was pinned by us before."""
+        return os.path.exists(os.path.join(self.root, PREFERENCES))
+
     def complete(self, status: Dict[str, apt.Installed]) -> bool:
         """Whether the installed driver is of one version, pinned to it and finished."""
         have = self.driver_set(status)
