@@ -4,14 +4,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import typing as t
 
 from ansible.errors import AnsibleActionFail
 
-from ansible_collections.verl.baremetal.plugins.plugin_utils import bundle_content, role_defaults, stack_file
+from ansible_collections.verl.baremetal.plugins.plugin_utils import (
+    bundle_content,
+    collection_archive,
+    role_defaults,
+    stack_file,
+)
 from ansible_collections.verl.baremetal.plugins.plugin_utils.progress_action import ProgressAction
 
+CACHE = "~/.cache/verl-baremetal/collection"
 VARIABLES = [
     "bundle_pythons",
     "bundle_torch_variants",
@@ -20,6 +27,8 @@ VARIABLES = [
     "bundle_controller",
     "bundle_apt_sources",
     "bundle_kernels",
+    "bundle_images",
+    "wheels_cache_controller",
     "driver_branch",
     "driver_version",
     "driver_kernel_modules",
@@ -53,6 +62,8 @@ class ActionModule(ProgressAction):
             stack = stack_file.load(values["stack_name"], values["stack_path"])
             served = bundle_content.serves(stack, values, "{}.{}".format(*sys.version_info))
             wanted = bundle_content.wanted(stack, served, values)
+            archive = collection_archive.have(os.path.expanduser(CACHE))
+            added = bundle_content.added(stack, served, values, archive)
             systems = bundle_content.systems(stack, served, values, bundle_content.host_system())
         except (stack_file.StackError, bundle_content.ContentError, OSError) as error:
             raise AnsibleActionFail(f"bundle: {error}") from error
@@ -61,4 +72,5 @@ class ActionModule(ProgressAction):
             "serves": served,
             "wanted": wanted,
             "systems": systems,
+            "added": added,
         }

@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import os
+import re
 import typing as t
 
 from ansible_collections.verl.baremetal.plugins.module_utils import host
 from ansible_collections.verl.baremetal.plugins.module_utils import layer as layer_file
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.decide import repository_url
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import cache as wheel_cache
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import key as wheel_key
 
 from . import stack_file
 
@@ -140,15 +143,10 @@ def systems(
             )
         distribution = tables.distribution(*name.split(" "))
         folder = system_folder(name)
-        # A question mark: taken where the system has it.
-        groups = [
-            [
-                "g++",
-                "git",
-                "python3-apt",
-                *[f"python{p}-{kind}?" for p in served["pythons"] for kind in ("dev", "venv")],
-            ]
-        ]
+        # What compiling needs, and what Ansible's module apt needs. A question mark: taken where the system has it.
+        tools = ["g++", "python3-apt"]
+        tools += ["git"] if any(wheel["source"]["kind"] == "git" for wheel in stack["wheels"].values()) else []
+        groups = [tools + [f"python{p}-{kind}?" for p in served["pythons"] for kind in ("dev", "venv")]]
         nvidia: Entry = {}
         branch, version = int(values["driver_branch"]), str(values["driver_version"])
         if "nvidia" in served["cuda_sources"] and distribution is not None:
@@ -178,6 +176,32 @@ def systems(
                 "version": version if nvidia else "",
             }
         )
+    return found
+
+
+def added(
+    stack: t.Mapping[str, t.Any], served: t.Mapping[str, list[str]], values: t.Mapping[str, t.Any], archive: str
+) -> list[Entry]:
+    """Files of the controller: the collection, compiled wheels of this stack out of the wheel cache, archives of images.
+
+    Raises:
+        ContentError: an archive that is named is not there.
+    """
+    found = [{"path": "collection/" + os.path.basename(archive), "source": archive, "uses": ["collection/any"]}]
+    folder = os.path.expanduser(values["wheels_cache_controller"]) if values["wheels_cache_controller"] else ""
+    versions = {wheel_key.normalise(w["dist"]): w["version"] for w in stack["wheels"].values()}
+    for entry in wheel_cache.entries(folder) if folder else ():
+        parts = entry["parts"]
+        tag = re.match(r"cp(\d)(\d+)-", str(parts["python"]))
+        python = ".".join(tag.groups()) if tag else ""
+        if versions.get(parts["package"]) != parts["version"] or python not in served["pythons"]:
+            continue
+        for name in (entry["wheel"], entry["wheel"] + ".json"):
+            found.append({"path": "built/" + name, "source": os.path.join(folder, name), "uses": ["built/" + python]})
+    for path in (os.path.expanduser(p) for p in values["bundle_images"]):
+        if not os.path.isfile(path):
+            raise ContentError(f"bundle_images: {path} is not there. Make it (playbooks/images.yml) or take it out.")
+        found.append({"path": "images/" + os.path.basename(path), "source": path, "uses": ["images/any"]})
     return found
 
 

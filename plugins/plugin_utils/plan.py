@@ -520,8 +520,13 @@ class Planner:
             variant = ""
         if python is not None:
             self.served("pythons", python["short"], "bundle_pythons")
-            if python["managed"]:
-                self.served("managed_pythons", python["short"], "bundle_managed_python")
+            if python["managed"] and self.bundle:
+                self.fail(
+                    "venv_python_managed",
+                    "Python %s is not installed, and a bundle holds none that uv brings" % python["short"],
+                    "an installed Python that the bundle serves",
+                    "install it, or make the bundle for one that is there (bundle_pythons)",
+                )
         if variant:
             self.served("torch_variants", variant, "bundle_torch_variants")
         if source in ("pypi", "nvidia"):
