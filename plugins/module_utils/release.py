@@ -25,6 +25,8 @@ from ansible_collections.verl.baremetal.plugins.module_utils.progress import Pro
 SCHEMA = 1
 HISTORY_LENGTH = 100
 ENVIRONMENT_FILES = ("env.sh", "modulefile")
+LIVE = "live"  # stands for the live release where one is named
+SHARED = ("venv", "cuda")  # what a release may have in common with the one that it was built on
 _NOT_DIGESTED = ("created", "digest")
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{6,64}$")
 
@@ -242,10 +244,13 @@ def sync_folder(path: str) -> None:
 # ---------------------------------------------------------------------------------------------------- begin
 
 
-def begin(root: str, release_id: str, layers: Mapping[str, Any], progress: Progress, check: bool) -> Dict[str, Any]:
+def begin(
+    root: str, release_id: str, layers: Mapping[str, Any], progress: Progress, check: bool, extends: str = ""
+) -> Dict[str, Any]:
     """Find the release of an id that is intact, or the folder in which to build it; see the module release."""
     if not _ID.match(release_id):
         raise ReleaseError(f"the release id {release_id!r} is not of the form <stack>-<hexadecimal digits>")
+    below = _lower(root, extends, release_id)
     drift: List[str] = []
     newest: Optional[Generation] = None
     unfinished: Optional[Generation] = None
@@ -270,7 +275,42 @@ def begin(root: str, release_id: str, layers: Mapping[str, Any], progress: Progr
     if not check:
         os.makedirs(made.path, exist_ok=True)
         write_file(os.path.join(made.path, BUILDING), json.dumps({"id": release_id}) + "\n")
+        if below:
+            _stand_on(made.path, below)
     return _begun(root, release_id, made, drift=drift, changed=True)
+
+
+def _lower(root: str, extends: str, release_id: str) -> str:
+    """The folder of the complete release that a new one is built on, "" for none."""
+    if not extends:
+        return ""
+    name = live(root) if extends == LIVE else extends
+    path = os.path.join(releases_folder(root), name)
+    if not name or not Generation(1, name, path).complete:
+        raise ReleaseError(f"there is no complete release {name or extends!r} under {root} to build {release_id} on")
+    drift = quick_check(path)
+    if drift:
+        raise ReleaseError(f"{path} cannot be built on: {'; '.join(drift[:5])}")
+    return path
+
+
+def _stand_on(path: str, below: str) -> None:
+    """Give a new release the environment and the CUDA home of another: what is added lands beside what is there."""
+    for name in SHARED:
+        if os.path.isdir(os.path.join(below, name)) and not os.path.lexists(os.path.join(path, name)):
+            os.symlink(os.path.join("..", os.path.basename(below), name), os.path.join(path, name))
+
+
+def shared_with(path: str) -> List[str]:
+    """Names of the releases whose environment or CUDA home a release uses."""
+    found = set()
+    for name in SHARED:
+        link = os.path.join(path, name)
+        if os.path.islink(link):
+            parts = os.readlink(link).split("/")
+            if len(parts) == 3 and parts[0] == "..":
+                found.add(parts[1])
+    return sorted(found)
 
 
 def _begun(root: str, release_id: str, generation: Generation, **values: Any) -> Dict[str, Any]:
@@ -412,6 +452,7 @@ def candidates(root: str, keep: int, building: str = "") -> List[str]:
     for name in complete:
         if len(kept) < max(1, keep) and name not in kept:
             kept.append(name)
+    kept += [below for name in [*kept, *protected] for below in shared_with(os.path.join(releases_folder(root), name))]
     return [n for n in names if n not in kept and n not in protected]
 
 

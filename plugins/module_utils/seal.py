@@ -207,7 +207,9 @@ def cuda_of(job: Sealing) -> Dict[str, Any]:
             version = str(json.load(handle)["cuda"]["version"])
     except (OSError, ValueError, KeyError, TypeError):
         version = ""
-    target = os.path.realpath(home) if os.path.islink(home) else "cuda"
+    shared = [os.path.join("..", below, "cuda") for below in release.shared_with(job.path)]
+    outside = os.path.islink(home) and os.readlink(home) not in shared
+    target = os.path.realpath(home) if outside else "cuda"
     nvcc = os.access(os.path.join(home, "bin", "nvcc"), os.X_OK)
     return {"source": source, "home": target, "version": version, "nvcc": nvcc}
 

@@ -56,6 +56,13 @@ options:
       - How many complete releases stay. The live and the previous one always do, and any that a process uses.
     type: int
     default: 2
+  extends:
+    description:
+      - For V(begin), the name of a complete release that a new one shares its environment and CUDA home with; V(live) is
+        the live one. What the new one adds lands in the shared environment. For the layers of a container image only,
+        where the lower release is never used again by itself.
+    type: str
+    default: ""
   layers:
     description:
       - The plan's layers, name to C(requirements) and C(build).
@@ -279,7 +286,7 @@ def begin(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     note = None if check else hold(params)
     progress = Progress(params["progress_file"])
     try:
-        result = release.begin(params["root"], params["id"], params["layers"], progress, check)
+        result = release.begin(params["root"], params["id"], params["layers"], progress, check, params["extends"])
     except release.ReleaseError:
         if not check:
             lock.release(params["root"], arguments.owner(params))
@@ -345,8 +352,8 @@ def with_lock(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     return dict(result, lock_note=note or "")
 
 
-def main() -> None:
-    """Entry point."""
+def argument_spec() -> Dict[str, Any]:
+    """What the module takes."""
     spec: Dict[str, Any] = {
         "state": {
             "type": "str",
@@ -357,6 +364,7 @@ def main() -> None:
         "id": {"type": "str", "default": ""},
         "path": {"type": "str", "default": ""},
         "to": {"type": "str", "default": ""},
+        "extends": {"type": "str", "default": ""},
         "switch": {"type": "bool", "default": True},
         "keep": {"type": "int", "default": 2},
         "integrity": {"type": "str", "choices": ["files", "hashes"], "default": "files"},
@@ -366,8 +374,13 @@ def main() -> None:
     for name in ("layers", "stack", "variants", "cuda", "skipped", "definition", "environment"):
         spec[name] = {"type": "dict", "default": {}}
     spec.update(arguments.RUN)
+    return spec
+
+
+def main() -> None:
+    """Entry point."""
     module = AnsibleModule(
-        argument_spec=spec,
+        argument_spec=argument_spec(),
         supports_check_mode=True,
         required_if=[("state", "begin", ["id"]), ("state", "seal", ["id", "path"]), ("state", "activate", ["path"])],
     )

@@ -275,3 +275,25 @@ def test_environment_in_a_shell(tmp_path: Path) -> None:
     for name in ("PATH", "LD_LIBRARY_PATH", "A B"):
         with pytest.raises(release.ReleaseError, match="not allowed"):
             seal.environment(job(path, environment={name: "x"}), str(path / "venv"), "", False)
+
+
+def test_a_release_on_top_of_another_shares_its_environment(tmp_path: Path) -> None:
+    lower = live(tmp_path, ID)
+    (lower / "cuda").mkdir()
+    begun = release.begin(str(tmp_path), "small-bbbbbbbbbbbb", {}, QUIET, False, "live")
+    upper = Path(begun["path"])
+    assert os.readlink(upper / "venv") == f"../{ID}/venv" and os.readlink(upper / "cuda") == f"../{ID}/cuda"
+    assert release.shared_with(str(upper)) == [ID]
+    sealed = seal.seal(job(upper, id="small-bbbbbbbbbbbb", cuda={"source": "pypi"}), QUIET, 1000.0)
+    assert sealed["sealed"] and release.read_manifest(str(upper))["cuda"]["home"] == "cuda"
+    release.activate(str(tmp_path), str(upper), {}, 3000.0)
+    (tmp_path / "state/release.json").unlink()  # nothing remembers that the lower one was live
+    assert release.prune(str(tmp_path), 1)["pruned"] == []
+    assert (upper / "venv/pyvenv.cfg").is_file()
+
+
+@pytest.mark.parametrize("lower", ["live", "small-cccccccccccc"])
+def test_only_a_complete_release_can_be_built_on(tmp_path: Path, lower: str) -> None:
+    with pytest.raises(release.ReleaseError, match="there is no complete release"):
+        release.begin(str(tmp_path), ID, {}, QUIET, False, lower)
+    assert not (tmp_path / "releases").exists()
