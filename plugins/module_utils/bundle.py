@@ -289,9 +289,9 @@ def readme(bundle: Bundle, parts: Mapping[str, str]) -> str:
         "It serves:",
         "",
     ]
-    lines += [
-        f"- {name.replace('_', ' ')}: {', '.join(values) or 'none'}" for name, values in sorted(bundle.serves.items())
-    ]
+    # The site's key is left out: the same content under another key is the same bundle.
+    shown = sorted((name.replace("_", " "), values) for name, values in bundle.serves.items() if name != "apt_keys")
+    lines += [f"- {name}: {', '.join(values) or 'none'}" for name, values in shown]
     lines += ["", "| folder | files | MB | what |", "|---|---|---|---|"]
     lines += [f"| {top}/ | {count[top]} | {size[top] / 1e6:.1f} | {parts.get(top, '')} |" for top in sorted(size)]
     lines += [

@@ -160,10 +160,10 @@ class Resolver:
             with urllib.request.urlopen(key_url, timeout=60) as answer:
                 data = answer.read(1 << 20)
             openpgp.trusted(data, list(nvidia["fingerprints"]))
-        except (OSError, ValueError) as error:
-            raise BundleError(f"the key of NVIDIA's repository, {key_url}, cannot be had: {error}") from error
         except openpgp.InvalidKey as error:
             raise BundleError(f"the key at {key_url} is not trusted: {error}") from error
+        except (OSError, ValueError) as error:
+            raise BundleError(f"the key of NVIDIA's repository, {key_url}, cannot be had: {error}") from error
         self._write("keys/nvidia.asc", openpgp.armor(openpgp.dearmor(data)))
         self._write(
             "sources.d/nvidia.sources",

@@ -83,6 +83,7 @@ options:
     description:
       - Folder of the site's own key, with which the lists of packages are signed. The key is made where there is none.
     type: path
+    default: ~/.local/share/verl-baremetal/gnupg
   index_url:
     description:
       - The package index that stands for the client's default. Set by the action plugin.
@@ -243,7 +244,7 @@ def make(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
                 params["ca_file"],
                 params["proxy"],
                 params["jobs"],
-                params["gnupg"] or "",
+                params["gnupg"],
             ),
             PARTS,
             Progress(params["progress_file"]),
@@ -315,7 +316,7 @@ def main() -> None:
         "wanted": {"type": "list", "elements": "dict", "default": []},
         "added": {"type": "list", "elements": "dict", "default": []},
         "systems": {"type": "list", "elements": "dict", "default": []},
-        "gnupg": {"type": "path"},
+        "gnupg": {"type": "path", "default": "~/.local/share/verl-baremetal/gnupg"},
         "index_url": {"type": "str", "default": ""},
         "ca_file": {"type": "str", "default": ""},
         "proxy": {"type": "str", "default": ""},
