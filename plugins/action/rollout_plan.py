@@ -69,7 +69,7 @@ class ActionModule(ActionBase):
         told = [f"{len(done)} done before", f"{len(todo)} to do"]
         told += [f"{len(lost)} unreachable ({', '.join(lost[:10])})"] if lost else []
         display.display("  " + ", ".join(told))
-        result: Dict[str, Any] = {"changed": False, "todo": todo, "done": done, "unreachable": lost, "refused": refused}
+        result: Dict[str, Any] = {"changed": False, "todo": todo, "done": done, "lost": lost, "refused": refused}
         if refused:
             journal.unlock(who)
             first = hosts[refused[0]]["refused"]
