@@ -238,8 +238,8 @@ def finish(result: Dict[str, Any], job: install.Job, before: Mapping[str, str], 
     return result
 
 
-def main() -> None:
-    """Entry point."""
+def argument_spec() -> Dict[str, Any]:
+    """What the module takes."""
     spec: Dict[str, Any] = {
         "name": {"type": "str", "required": True},
         "path": {"type": "path", "required": True},
@@ -257,7 +257,12 @@ def main() -> None:
     }
     spec.update(arguments.INDEX)
     spec.update(arguments.RUN)
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    return spec
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
         result = run(module.params, module.check_mode)
     except lock.LockHeld as error:

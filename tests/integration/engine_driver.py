@@ -12,52 +12,34 @@ import os
 import sys
 from typing import Any
 
-from ansible_collections.verl.baremetal.plugins.module_utils import arguments, layer, lock, release, seal, uv
+from ansible_collections.verl.baremetal.plugins.module_utils import layer, lock, release, seal, uv
 from ansible_collections.verl.baremetal.plugins.module_utils import install as installer
 from ansible_collections.verl.baremetal.plugins.modules import python_layer
 from ansible_collections.verl.baremetal.plugins.modules import release as release_module
 
 
-def defaults(**values: Any) -> dict[str, Any]:
+def defaults(module: Any, **values: Any) -> dict[str, Any]:
     """Parameters as AnsibleModule would fill them in."""
-    params: dict[str, Any] = {name: spec.get("default") for name, spec in {**arguments.INDEX, **arguments.RUN}.items()}
-    params.update(owner=lock.owner_of(os.getpid()))
-    params.update(values)
-    return params
+    params: dict[str, Any] = {name: spec.get("default") for name, spec in module.argument_spec().items()}
+    return {**params, "owner": lock.owner_of(os.getpid()), **values}
 
 
 def install_layer(job: dict[str, Any], path: str, name: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """The module python_layer."""
-    return python_layer.run(
-        defaults(
-            name=name,
-            path=os.path.join(path, "venv"),
-            python=sys.executable,
-            python_managed=False,
-            python_mirror="",
-            requirements=wanted["requirements"],
-            build=wanted.get("build", []),
-            build_environment={},
-            uv=job["uv"],
-            cache_dir=job["cache"],
-            link_mode="auto",
-            integrity="files",
-            state="present",
-            index_url=job.get("index_url", ""),
-        ),
-        False,
-    )
+    params = defaults(
+        python_layer, name=name, path=os.path.join(path, "venv"), python=sys.executable, uv=job["uv"], cache_dir=job["cache"],
+        requirements=wanted["requirements"], build=wanted.get("build", []), index_url=job.get("index_url", ""),
+    )  # fmt: skip
+    return python_layer.run(params, False)
 
 
 def release_call(job: dict[str, Any], state: str, **values: Any) -> dict[str, Any]:
     """The module release."""
     params = defaults(
-        state=state, root=job["root"], id=job["id"], path="", to="", keep=job.get("keep", 2), switch=True,
-        layers=job["layers"], integrity="files", lock_minutes=60, lock_force=False, stack={"name": "small", "digest": "0"},
-        variants={}, cuda={"source": "none"}, skipped={}, definition={"components": []}, environment={"SMALL": "{release}"},
+        release_module, state=state, root=job["root"], id=job["id"], layers=job["layers"], stack={"name": "small", "digest": "0"},
+        cuda={"source": "none"}, definition={"components": []}, environment={"SMALL": "{release}"},
     )  # fmt: skip
-    params.update(values)
-    return release_module.run(params, False)
+    return release_module.run({**params, **values}, False)
 
 
 def main() -> None:
