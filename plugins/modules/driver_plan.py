@@ -157,6 +157,10 @@ kernels:
   returned: always
   type: list
   elements: str
+root:
+  description: Whether the module ran as root, who sees more.
+  returned: always
+  type: bool
 systemd:
   description: Whether systemd runs the host.
   returned: always
@@ -205,7 +209,14 @@ def main() -> None:
     if not devices.gpus and request.state == "present":
         # The way of every host without a GPU: nothing more is read.
         plan = decide("", "", "", request, [], 0)
-        module.exit_json(changed=False, msg=plan.reason, plan=plan.as_dict(), kernels=kernels, systemd=systemd)
+        module.exit_json(
+            changed=False,
+            msg=plan.reason,
+            plan=plan.as_dict(),
+            kernels=kernels,
+            root=os.geteuid() == 0,
+            systemd=systemd,
+        )
     release = system.os_release()
     files = [options["mok_key"], options["mok_certificate"]]
     packages = transaction.Transaction(transaction.Wanted())
@@ -235,7 +246,13 @@ def main() -> None:
         release["id"] or "unknown", release["version"] or "", platform.machine(), request, devices.gpus,
         devices.nvswitches, found,
     )
-    answer = {"changed": False, "plan": plan.as_dict(), "kernels": kernels, "systemd": systemd}
+    answer = {
+        "changed": False,
+        "plan": plan.as_dict(),
+        "kernels": kernels,
+        "root": os.geteuid() == 0,
+        "systemd": systemd,
+    }
     if plan.action == "refuse":
         module.fail_json(msg="The NVIDIA driver is not installed: " + "; ".join(plan.problems), **answer)
     module.exit_json(msg=plan.reason, **answer)

@@ -175,10 +175,14 @@ def decide(os_id: str, os_version: str, arch: str, request: Request, gpus: Seque
     driver_version = tables.upstream(found.package) if found.package else found.loaded
     fm_right = not wants_fm or tables.upstream(found.fabric_manager) == driver_version
     moves = request.update and not satisfied(request, driver_version or "0")
-    if new_enough(driver_version) and not moves and fm_right and (found.complete or not found.managed):
+    # A driver that somebody else installed is left alone, whatever is missing beside it.
+    whole = (found.complete and fm_right) or not found.managed
+    if new_enough(driver_version) and not moves and whole:
         hint = "" if satisfied(request, driver_version) else (
             f"; set driver_update: true to move it to {request.version or 'branch ' + str(request.branch)}"
         )
+        if not fm_right:
+            hint += f"; its fabric manager {driver_version}, which the NVSwitches need, is missing: install it beside it"
         return Plan(
             "keep",
             f"driver {driver_version} is there and runs CUDA 12.8 ({tables.MINIMUM_DRIVER} or newer){hint}",

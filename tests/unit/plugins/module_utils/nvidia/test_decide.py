@@ -153,6 +153,13 @@ def test_missing_fabric_manager_of_a_kept_driver_has_the_drivers_branch():
     assert plan(request=Request(branch=580), found=right, nvswitches=4).action == "keep"
 
 
+@pytest.mark.parametrize("package", ["", "580.65.06-0ubuntu0.24.04.1"])
+def test_a_drivers_fabric_manager_is_missed_but_the_driver_of_others_is_left_alone(package):
+    answer = plan(found=Found(loaded="580.65.06", package=package), nvswitches=4)
+    assert answer.action == "keep"
+    assert "its fabric manager 580.65.06" in answer.reason
+
+
 @pytest.mark.parametrize(
     ("mode", "ready", "words"),
     [("refuse", False, "Secure Boot is on"), ("sign", False, "mokutil --import"), ("sign", True, ""), ("ignore", False, "")],
