@@ -54,7 +54,7 @@ def machine() -> Dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(memory / (1 << 20), 1),
         "os": release.get("PRETTY_NAME", "unknown").strip('"'),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "filesystem": _filesystem(str(ROOT)),
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1),
