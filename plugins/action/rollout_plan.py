@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.verl.baremetal.plugins.module_utils.rollout import batches, lines, state
-from ansible_collections.verl.baremetal.plugins.plugin_utils import rollout_journal
+from ansible_collections.verl.baremetal.plugins.plugin_utils import role_defaults, rollout_journal
 
 display = Display()
 #: A host pattern that matches nobody: an empty list would mean everybody to Ansible.
@@ -26,18 +26,20 @@ class ActionModule(ActionBase):
     _requires_connection = False
     _supports_check_mode = True
     _VALID_ARGS = frozenset(
-        ("state", "journal", "key", "direction", "hosts", "batches", "max_fail_percentage", "claim_seconds", "title")
+        ("state", "journal", "direction", "release", "hosts", "batches", "max_fail_percentage", "claim_seconds")
     )
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
         """Dispatch on the state."""
-        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        super().run(tmp, variables)
         args = self._task.args
         journal = rollout_journal.Journal(str(args["journal"]))
         who = rollout_journal.identity(int(args.get("claim_seconds", 3600)))
         try:
             if args["state"] == "start":
-                return self._start(journal, who, args)
+                stack = role_defaults.values(self._templar, variables, ["stack_name"])["stack_name"]
+                return self._start(journal, who, args, str(stack))
             if args["state"] == "survey":
                 return self._survey(journal, who, args)
             if args["state"] == "batches":
@@ -48,13 +50,19 @@ class ActionModule(ActionBase):
             return {"failed": True, "msg": f"cannot keep the rollout's journal in {journal.folder}: {error}"}
         return {"failed": True, "msg": f"unknown state {args['state']!r}; known are start, survey, batches"}
 
-    def _start(self, journal: rollout_journal.Journal, who: Dict[str, Any], args: Dict[str, Any]) -> Dict[str, Any]:
+    def _start(
+        self, journal: rollout_journal.Journal, who: Dict[str, Any], args: Dict[str, Any], stack: str
+    ) -> Dict[str, Any]:
+        title, key = f"Rollout of {stack}", stack
+        if args["direction"] == "rollback":
+            key = str(args["release"])
+            title = f"Rollback to {key or 'the previous release'}"
         total = len(args["hosts"])
         sizes = batches.batch_sizes(args["batches"], total)
         dead = journal.lock(who)
-        known = journal.start(str(args["key"]), str(args["direction"]), who["token"], time.time())
-        journal.save_run(title=str(args["title"]))
-        display.display(f"{args['title']}: {total} hosts, batches of {_short(sizes)}, journal in {journal.folder}")
+        known = journal.start(key, str(args["direction"]), who["token"], time.time())
+        journal.save_run(title=title)
+        display.display(f"{title}: {total} hosts, batches of {_short(sizes)}, journal in {journal.folder}")
         if dead:
             display.display(f"  the run of process {dead.get('pid')} was interrupted; this one goes on with it")
         return {"changed": False, "total": total, "sizes": sizes, "resumed": bool(dead), "started": known["started"]}

@@ -57,6 +57,8 @@ class ActionModule(ActionBase):
         args["who"] = rollout_journal.identity(int(args.pop("claim_seconds", 3600)))
         journal = rollout_journal.Journal(str(journal_folder)) if journal_folder else None
         host = str(variables.get("inventory_hostname", ""))
+        if "root" not in args:
+            args["root"] = role_defaults.values(self._templar, variables, ["stack_root"])["stack_root"]
         if args.get("state") == "claim" and not args.get("key"):
             try:
                 chosen = role_defaults.values(self._templar, variables, ["stack_name", "stack_path"])

@@ -25,15 +25,12 @@ options:
     description: The rollout's folder on the controller.
     type: str
     required: true
-  key:
-    description: What the rollout is for. The same key goes on with the journal, another one starts a new one.
-    type: str
   direction:
     description: Whether a new release comes or the previous one comes back.
     type: str
     choices: [activate, rollback]
-  title:
-    description: The report's title.
+  release:
+    description: The release that a rollback goes back to. Empty means each host's previous one.
     type: str
   hosts:
     description: All hosts of the play.
