@@ -63,7 +63,7 @@ def _cuda_version(home: str) -> str:
             return str(json.load(handle)["cuda"]["version"])
     except (OSError, ValueError, KeyError, TypeError):
         number = _defines(os.path.join(home, "include", "cuda.h")).get("CUDA_VERSION", 0)
-    return f"{number // 1000}.{number % 1000 // 10}" if number else ""
+        return f"{number // 1000}.{number % 1000 // 10}" if number else ""
 
 
 def _cudnn_version(home: str) -> str:

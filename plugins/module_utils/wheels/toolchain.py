@@ -184,7 +184,7 @@ def refusal(
         kit is not None
         and torch is not None
         and torch["cuda"]
-        and kit.version.split(".")[0] != str(torch["cuda"]).split(".")[0]
+        and kit.version.split(".")[0] != str(torch["cuda"]).split(".", maxsplit=1)[0]
     ):
         return (
             f"{kit.home} is CUDA {kit.version} and Torch is built for CUDA {torch['cuda']}; "
