@@ -13,7 +13,7 @@ import sys
 import tempfile
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-from ansible_collections.verl.baremetal.plugins.module_utils import layer, lock, record, source_build, uv
+from ansible_collections.verl.baremetal.plugins.module_utils import layer, lock, pep440, record, source_build, uv
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 from ansible_collections.verl.baremetal.plugins.module_utils.uv import Sources
@@ -222,7 +222,7 @@ def result(state: State, before: Mapping[str, str], repaired: Sequence[str], rep
         "packages_changed": {
             name: {"from": before[name], "to": after[name]}
             for name in after
-            if name in before and not layer.same_version(before[name], after[name])
+            if name in before and not pep440.same(before[name], after[name])
         },
         "repaired": sorted(set(repaired)),
         "verified": {"distributions": report.distributions, "files": report.files, "bytes": report.bytes},

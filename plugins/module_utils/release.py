@@ -17,7 +17,7 @@ import shutil
 import time
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set
 
-from ansible_collections.verl.baremetal.plugins.module_utils import install, layer, record
+from ansible_collections.verl.baremetal.plugins.module_utils import install, layer, pep440, record
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.install import BUILDING, MANIFEST
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
@@ -161,7 +161,7 @@ def compare_packages(expected: Mapping[str, str], found: Mapping[str, str]) -> L
     words += [
         f"{name} is {found[name]}, not {expected[name]}"
         for name in sorted(set(found) & set(expected))
-        if not layer.same_version(found[name], expected[name])
+        if not pep440.same(found[name], expected[name])
     ]
     return words
 

@@ -13,7 +13,7 @@ import re
 import subprocess
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ansible_collections.verl.baremetal.plugins.module_utils import install, layer, lock, record, release
+from ansible_collections.verl.baremetal.plugins.module_utils import install, layer, lock, pep440, record, release
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 from ansible_collections.verl.baremetal.plugins.module_utils.release import ReleaseError
@@ -158,7 +158,7 @@ def complain(job: Sealing, owners: Mapping[str, Tuple[str, str]], installed: Map
             found = owners.get(item.name)
             if found is None:
                 words.append(f"{item.name} {item.version} of the layer {name} was not installed")
-            elif not layer.same_version(found[0], item.version):
+            elif not pep440.same(found[0], item.version):
                 words.append(f"{item.name} of the layer {name} is {found[0]}, not {item.version}")
     words += release.compare_packages({name: version for name, (version, _layer) in owners.items()}, installed)
     if words:

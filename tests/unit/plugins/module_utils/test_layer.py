@@ -69,7 +69,6 @@ def test_markers(marker: str, expected: bool) -> None:
         "moon_phase == 'full'",
         "(os_name == 'posix'",
         "os_name == 'a' b",
-        "os_name < 'a'",
         "&",
     ],
 )
@@ -84,28 +83,6 @@ def test_select() -> None:
         assert layer.select(layer.parse(lines), layer.environment(version))["a"].version == expected
     with pytest.raises(layer.LayerError, match="pinned twice"):
         layer.select(layer.parse([f"a==1 --hash={HASH}", f"a==2 --hash={HASH}"]), layer.environment("3.11.2"))
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("1.0", "1.0.0", True),
-        ("2024.01.05", "2024.1.5", True),
-        ("1.0rc1", "1.0.c1", True),
-        ("1.0-alpha.2", "1.0a2", True),
-        ("1.0-1", "1.0.post1", True),
-        ("0.2.6.post1", "0.2.6-post1", True),
-        ("V1.0.DEV3", "1.0.dev3", True),
-        ("2.7.1+cu128", "2.7.1+CU128", True),
-        ("2.7.1", "2.7.1+cu128", False),
-        ("10.0", "8.0", False),
-        ("1.0", "1.0.post1", False),
-        ("1!1.0", "1.0", False),
-        ("weird", "weird", True),
-    ],
-)
-def test_same_version(one: str, other: str, same: bool) -> None:
-    assert layer.same_version(one, other) is same
 
 
 def test_difference() -> None:
