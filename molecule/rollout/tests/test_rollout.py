@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-from cluster import BOOTS, BROKEN, HOSTS, Cluster, docker, on, tasks_of
+from cluster import BOOTS, BROKEN, HOSTS, ROOT, Cluster, docker, on, tasks_of
 
 H1, H2, H3, H4, H5, H6, H7, H8 = HOSTS
 AT_ONCE = ["-e", '{"rollout_batches": ["100%"]}']
@@ -160,3 +160,28 @@ def test_a_host_reboots_on_the_way(cluster, releases):
     assert cluster.live(BOOTS) == releases["first"]
     assert cluster.state(BOOTS)["phase"] == "done"
     assert not cluster.out_of_service(BOOTS)
+
+
+def test_a_host_converges_itself(tmp_path):
+    """ansible-pull: a repository with one line of playbook, and this machine as its own controller."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "converge.yml").write_text("---\n- name: Converge\n  ansible.builtin.import_playbook: verl.baremetal.site\n")
+    git = ["git", "-C", str(repository), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "One line"], check=True)
+    wanted = {
+        "stack_name": "small",
+        "stack_path": [str(ROOT / "tests" / "stacks")],
+        "stack_root": str(tmp_path / "verl"),
+        "release_profile": False,
+        "ansible_python_interpreter": sys.executable,
+    }
+    pull = ["ansible-pull", "--url", str(repository), "--directory", str(tmp_path / "checkout"), "--inventory", "localhost,"]
+    pull += ["--connection", "local", "--extra-vars", json.dumps(wanted), "converge.yml"]
+    environment = dict(os.environ, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_COLLECTIONS_PATH=str(ROOT / ".tree"))
+    done = subprocess.run(pull, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:]
+    python = tmp_path / "verl" / "current" / "venv" / "bin" / "python"
+    assert subprocess.run([str(python), "-c", "import six, toolz, zipp"]).returncode == 0

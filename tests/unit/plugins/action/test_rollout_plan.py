@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.verl.baremetal.plugins.action import rollout_plan, rollout_state
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [([], "none"), ([1], "1"), ([1, 1, 2, 2, 2], "1, 1, 3 x 2"), ([1, 10, 25, 25, 25, 14], "1, 10, 3 x 25, 14")],
+)
+def test_sizes_in_words(sizes, words):
+    assert rollout_plan._short(sizes) == words
+
+
+def test_every_host_has_the_number_of_its_batch():
+    assert rollout_plan._numbers(["a", "b", "c", "d"], [1, 2, 1], 3) == {"a": 3, "b": 4, "c": 4, "d": 5}
+
+
+def test_the_key_follows_what_decides_and_nothing_else():
+    base = {"stack_name": "small", "venv_python": "3.11", "inventory_hostname": "a"}
+    key = rollout_state.key_of("d1", base)
+    assert key == rollout_state.key_of("d1", dict(base, inventory_hostname="b", rollout_batches=[1]))
+    assert key != rollout_state.key_of("d2", base)
+    assert key != rollout_state.key_of("d1", dict(base, venv_python="3.12"))
+    assert key != rollout_state.key_of("d1", dict(base, driver_branch="580"))
+
+
+def test_the_digest_of_a_stack_sees_every_file(tmp_path):
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "stack.yml").write_text("a: 1\n")
+    (tmp_path / "locks" / "torch.txt").write_text("six==1\n")
+    before = rollout_state.stack_digest(str(tmp_path))
+    (tmp_path / "locks" / "torch.txt").write_text("six==2\n")
+    assert rollout_state.stack_digest(str(tmp_path)) != before
