@@ -53,7 +53,7 @@ class Bundle(NamedTuple):
     stack: Dict[str, str]
     serves: Dict[str, List[str]]
     files: Tuple[File, ...]
-    request: str = ""
+    requests: Mapping[str, str] = {}  # part -> one value for all that decides its content
 
     @property
     def digest(self) -> str:
@@ -94,7 +94,7 @@ def dump(bundle: Bundle) -> str:
         "schema": SCHEMA,
         "stack": bundle.stack,
         "serves": bundle.serves,
-        "request": bundle.request,
+        "requests": dict(bundle.requests),
         "bytes": bundle.bytes,
         "digest": bundle.digest,
         "files": [
@@ -121,7 +121,7 @@ def parse(text: str, where: str) -> Bundle:
                 f"playbooks/bundle.yml of this version."
             )
         files = tuple(File(f["path"], int(f["size"]), f["sha256"], tuple(f["uses"])) for f in data["files"])
-        bundle = Bundle(dict(data["stack"]), dict(data["serves"]), files, str(data.get("request", "")))
+        bundle = Bundle(dict(data["stack"]), dict(data["serves"]), files, dict(data.get("requests", {})))
         stated = data["digest"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{where} is no bundle.json ({error}): make the bundle with playbooks/bundle.yml.") from error
@@ -244,6 +244,24 @@ def present(folder: str) -> List[str]:
     return sorted(found)
 
 
+def touched(folder: str, files: Sequence[File]) -> List[File]:
+    """Files that are missing, of another size, or written after bundle.json, which is written last."""
+    try:
+        written = os.stat(os.path.join(folder, INDEX)).st_mtime_ns
+    except OSError:
+        return list(files)
+    found = []
+    for item in files:
+        try:
+            stat = os.stat(os.path.join(folder, item.path))
+        except OSError:
+            found.append(item)
+            continue
+        if stat.st_size != item.size or stat.st_mtime_ns > written:
+            found.append(item)
+    return found
+
+
 def superfluous(folder: str, files: Iterable[File]) -> List[Problem]:
     """Files that bundle.json does not know."""
     known: Set[str] = {item.path for item in files}
@@ -258,8 +276,8 @@ def describe(problems: Sequence[Problem], folder: str) -> str:
     if len(problems) > 20:
         lines.append(f"and {len(problems) - 20} more")
     return (
-        f"the bundle {folder} is not whole: " + "; ".join(lines) + ". Run playbooks/bundle.yml again: it fetches only "
-        "what is missing or damaged."
+        f"the bundle {folder} is not whole: " + "; ".join(lines) + ". Remove what is damaged and run "
+        "playbooks/bundle.yml again: it fetches only what is missing."
     )
 
 

@@ -65,25 +65,42 @@ class Counts(NamedTuple):
     removed: int
 
 
-def request_of(
+def requests_of(
     wanted: Iterable[Wanted],
     added: Iterable[Added],
     systems: Iterable[bundle_apt.Wanted],
     serves: Mapping[str, Any],
     stack: Mapping[str, str],
-) -> str:
-    """One value for all that decides a bundle's content."""
+) -> Dict[str, str]:
+    """One value for all that decides a part's content, for each part."""
     files = sorted([item.path, list(item.uses), record.file_sha256(item.source)] for item in added)
-    parts = [bundle.SCHEMA, sorted(wanted), files, sorted(systems), dict(serves), dict(stack)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    parts = {
+        "packages": sorted(wanted),
+        "systems": sorted(systems),
+        "files": files,
+        "about": [dict(serves), dict(stack)],
+    }
+    return {
+        name: hashlib.sha256(json.dumps([bundle.SCHEMA, value], sort_keys=True).encode()).hexdigest()
+        for name, value in parts.items()
+    }
 
 
-def complete(folder: str, request: str) -> Optional[bundle.Bundle]:
-    """The bundle in the folder when it answers the same request and no file is missing or of another size."""
+def complete(folder: str, requests: Mapping[str, str]) -> Optional[bundle.Bundle]:
+    """The bundle in the folder when it answers the same requests and no file is missing, touched or superfluous."""
     there = bundle.read_or_none(folder)
-    if there is None or there.request != request or bundle.verify(folder, there.files, hashes=False):
+    if there is None or there.requests != requests or bundle.touched(folder, there.files):
         return None
     return None if bundle.superfluous(folder, there.files) else there
+
+
+def kept(folder: str, requests: Mapping[str, str], part: str, top: str) -> Optional[List[File]]:
+    """The files of a part that a complete bundle holds already; None when it has to be made."""
+    there = bundle.read_or_none(folder)
+    if there is None or there.requests.get(part) != requests[part]:
+        return None
+    files = [item for item in there.files if item.path.startswith(top + "/")]
+    return None if bundle.touched(folder, files) else files
 
 
 def _clients(indexes: Iterable[str], default: Optional[str], ca_file: str, proxy: str) -> Dict[str, index.Client]:
@@ -302,6 +319,44 @@ def collect(
 ) -> Tuple[bundle.Bundle, Counts]:
     """Make the bundle, or make it complete; bundle.json is written last."""
     os.makedirs(os.path.join(folder, bundle.WHEELS), exist_ok=True)
+    requests = requests_of(wanted, added, systems, serves, stack)
+    wheels = kept(folder, requests, "packages", bundle.WHEELS)
+    system_files = kept(folder, requests, "systems", "apt") if systems else []
+    fetch: List[Tuple[str, index.File, index.Client]] = []
+    uses: Dict[Tuple[str, str], List[str]] = {}
+    if wheels is None:
+        fetch, uses = _packages(wanted, places, progress)
+    packages: Dict[str, List[bundle_apt.Package]] = {}
+    if system_files is None:
+        packages = _resolve(systems, places, progress)
+        plain = index.Client("", places.ca_file, places.proxy)
+        fetch += [(place, item.file, plain) for place, items in packages.items() for item in items]
+    counts = bring(folder, fetch, neighbours(folder), places.jobs, progress)
+    listed = [*(wheels or []), *(system_files or [])]
+    for place, file, _client in fetch:
+        path = f"{place}/{file.name}"
+        use = uses.get((place, file.name)) or [system_use(place)]
+        listed.append(File(path, os.path.getsize(os.path.join(folder, path)), file.sha256, tuple(use)))
+    served = {name: list(values) for name, values in serves.items()}
+    if packages:
+        listed += _sign(folder, systems, packages, places, served)
+    elif systems:
+        served["apt_keys"] = bundle.read(folder).serves["apt_keys"]
+    more, copied = _add_all(folder, added)
+    listed += more
+    made = bundle.Bundle(dict(stack), served, tuple(sorted(listed)))
+    bundle.write_text(os.path.join(folder, "README.md"), bundle.readme(made, parts))
+    listed.append(bundle.file_of(folder, "README.md", ["about/" + bundle.ANY]))
+    removed = remove_superfluous(folder, listed)
+    made = made._replace(files=tuple(sorted(listed)), requests=requests)
+    bundle.write(folder, made)
+    return made, counts._replace(removed=removed, shared=counts.shared + copied)
+
+
+def _packages(
+    wanted: Sequence[Wanted], places: Places, progress: Progress
+) -> Tuple[List[Tuple[str, index.File, index.Client]], Dict[Tuple[str, str], List[str]]]:
+    """What to fetch of the indexes, and what for."""
     indexes = {url for item in wanted for url in item.indexes}
     clients = _clients(indexes, places.default_index, places.ca_file, places.proxy)
     found = lookup(wanted, clients, max(places.jobs, 8), progress)
@@ -309,30 +364,8 @@ def collect(
     for sha256, (file, _url, _uses) in found.items():
         if names.setdefault(file.name, sha256) != sha256:
             raise BundleError(f"two indexes hold different files named {file.name}: bundle each torch variant alone.")
-    packages = _resolve(systems, places, progress)
-    plain = index.Client("", places.ca_file, places.proxy)
-    files = [(bundle.WHEELS, file, clients[url]) for _sha256, (file, url, _uses) in sorted(found.items())]
-    for system in systems:
-        files += [(system.folder, item.file, plain) for item in packages[system.folder]]
-    counts = bring(folder, files, neighbours(folder), places.jobs, progress)
-    uses = {(bundle.WHEELS, file.name): sorted(held) for file, _url, held in found.values()}
-    listed = []
-    for place, file, _client in files:
-        path = f"{place}/{file.name}"
-        use = uses.get((place, file.name)) or [system_use(place)]
-        listed.append(File(path, os.path.getsize(os.path.join(folder, path)), file.sha256, tuple(use)))
-    served = {name: list(values) for name, values in serves.items()}
-    if systems:
-        listed += _sign(folder, systems, packages, places, served)
-    more, copied = _add_all(folder, added)
-    listed += more
-    made = bundle.Bundle(dict(stack), served, tuple(sorted(listed)), "")
-    bundle.write_text(os.path.join(folder, "README.md"), bundle.readme(made, parts))
-    listed.append(bundle.file_of(folder, "README.md", ["about/" + bundle.ANY]))
-    removed = remove_superfluous(folder, listed)
-    made = made._replace(files=tuple(sorted(listed)), request=request_of(wanted, added, systems, serves, stack))
-    bundle.write(folder, made)
-    return made, counts._replace(removed=removed, shared=counts.shared + copied)
+    fetch = [(bundle.WHEELS, file, clients[url]) for _sha256, (file, url, _uses) in sorted(found.items())]
+    return fetch, {(bundle.WHEELS, file.name): sorted(held) for file, _url, held in found.values()}
 
 
 def system_use(folder: str) -> str:
@@ -366,12 +399,10 @@ def _sign(
     files = []
     try:
         served["apt_keys"] = [signer.fingerprint()]
-        for system in systems:
-            written = bundle_apt.write_repository(
-                os.path.join(folder, system.folder), system.system, packages[system.folder], signer
-            )
-            use = [system_use(system.folder)]
-            files += [bundle.file_of(folder, f"{system.folder}/{name}", use) for name in written]
+        for place, items in packages.items():
+            title = next(system.system for system in systems if system.folder == place)
+            written = bundle_apt.write_repository(os.path.join(folder, place), title, items, signer)
+            files += [bundle.file_of(folder, f"{place}/{name}", [system_use(place)]) for name in written]
     finally:
         signer.close()
     return files

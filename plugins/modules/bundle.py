@@ -223,8 +223,8 @@ def make(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     systems = [bundle_apt.Wanted.from_dict(item) for item in params["systems"]]
     own = bundle_apt.host_sources()
     systems = [item if item.sources else item._replace(sources=own) for item in systems]
-    request = bundle_collect.request_of(wanted, added, systems, params["serves"], params["stack"])
-    there = bundle_collect.complete(params["path"], request)
+    requests = bundle_collect.requests_of(wanted, added, systems, params["serves"], params["stack"])
+    there = bundle_collect.complete(params["path"], requests)
     counts = bundle_collect.Counts(0, 0, 0, 0)
     changed = there is None
     if there is None and params["probe"] and not check:

@@ -118,9 +118,15 @@ def test_a_bundle_is_made_of_what_serves_and_a_second_one_is_the_same(index, tmp
 
 def test_a_complete_bundle_is_found_without_a_question_and_an_incomplete_one_is_not(index, tmp_path):
     made, _counts = collect(tmp_path, index)
-    request = bundle_collect.request_of(wanted(), [], [], SERVES, STACK)
+    request = bundle_collect.requests_of(wanted(), [], [], SERVES, STACK)
     assert bundle_collect.complete(str(tmp_path), request) == made
-    assert bundle_collect.complete(str(tmp_path), "another") is None
+    assert bundle_collect.complete(str(tmp_path), dict(request, packages="others")) is None
+    # With other files of this machine the packages are not asked for again.
+    extra = tmp_path.parent / "extra"
+    extra.write_text("x")
+    index.asked.clear()
+    more, counts = collect(tmp_path, index, added=[bundle_collect.Added("images/x", str(extra), ("images/any",))])
+    assert index.asked == [] and counts.fetched == 0 and len(more.files) == len(made.files) + 1
     (tmp_path / "wheels/b-2.tar.gz").unlink()
     assert bundle_collect.complete(str(tmp_path), request) is None
     again, counts = collect(tmp_path, index)
@@ -146,7 +152,7 @@ def test_a_damaged_file_is_named_and_fetched_again(index, tmp_path):
         ("wheels/more", "superfluous"),
     ]
     words = bundle.describe(problems, "/b")
-    assert "wheels/c-3-py3-none-any.whl is damaged: its sha256 is " + sha(b"x" * 500) in words and "playbooks/bundle.yml" in words
+    assert "wheels/c-3-py3-none-any.whl is damaged: its sha256 is " + sha(b"x" * 500) in words and "Remove what is damaged and run playbooks/bundle.yml again" in words
     again, counts = collect(tmp_path, index)
     assert again == made and counts.fetched == 2 and counts.removed == 1 and bundle.verify(str(tmp_path), made.files) == []
 
