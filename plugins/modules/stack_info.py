@@ -214,6 +214,11 @@ apt_sources:
   sample:
     - file: /etc/apt/sources.list.d/verl-nvidia.sources
       uri: https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64/
+driver_pin:
+  description: The file with which the role driver keeps a driver at its version, null where there is none.
+  returned: always
+  type: str
+  sample: /etc/apt/preferences.d/00verl-nvidia-driver
 """
 
 import os

@@ -329,7 +329,7 @@ def container_toolkit(context: Context) -> List[Check]:
     check = Check("container_toolkit", "container toolkit", OK, "Docker knows it", version, str(state["program"]))
     if state["docker"]:
         return [check]
-    remedy = "Docker does not know the runtime: nvidia-ctk runtime configure --runtime=docker (role driver)"
+    remedy = "Docker does not know the runtime: run the role container_toolkit"
     return [check._replace(status=WARNING, found=f"{version}, not in daemon.json", remedy=remedy)]
 
 
@@ -344,7 +344,9 @@ def package_state(context: Context) -> List[Check]:
         checks.append(Check("dpkg", "unfinished packages", MISMATCH, "none", names(half), source, remedy))
     driver = context.facts["driver"]
     packaged = sorted(driver["packages"]) if driver else []
-    pinned = [name for name in installed if name.startswith("nvidia-driver-pinning-")]
+    pinned = sorted(name for name in installed if name.startswith("nvidia-driver-pinning-"))
+    if context.facts.get("driver_pin"):
+        pinned.append(str(context.facts["driver_pin"]))
     if packaged:
         free = [name for name in packaged if name not in context.facts["held"]]
         check = Check(

@@ -170,4 +170,5 @@ def facts(
         "held": sorted(name for name, entry in dpkg.items() if entry.held),
         "half_installed": sorted(name for name, entry in dpkg.items() if entry.half),
         "apt_sources": packages.sources(root),
+        "driver_pin": packages.driver_pin(root),
     }

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Optional
 
 from . import files
 
@@ -60,6 +60,12 @@ def _field(paragraph: str, name: str) -> str:
 def read(root: str = "/") -> Dpkg:
     """NVIDIA's packages of this system; none where dpkg is not used."""
     return parse_status(files.text(os.path.join(root, "var/lib/dpkg/status"), _LIMIT) or "")
+
+
+def driver_pin(root: str = "/") -> Optional[str]:
+    """The file of apt preferences with which the role driver keeps a driver at its version."""
+    path = os.path.join(root, "etc/apt/preferences.d/00verl-nvidia-driver")
+    return path if os.path.exists(path) else None
 
 
 def sources(root: str = "/") -> List[Dict[str, str]]:

@@ -510,6 +510,15 @@ def test_a_driver_that_an_upgrade_could_move(release_tree: ReleaseTree, packages
     assert run(tree)["driver_held"].status == status
 
 
+def test_a_driver_that_our_own_preferences_pin(release_tree: ReleaseTree) -> None:
+    tree = with_gpu(good(release_tree))
+    dpkg(tree, ("nvidia-open-570", "install ok installed", "570.133.20-0ubuntu1"))
+    pin = tree.root / "etc/apt/preferences.d/00verl-nvidia-driver"
+    pin.parent.mkdir(parents=True)
+    pin.write_text("")
+    assert run(tree)["driver_held"].status == "ok"
+
+
 def test_the_system_around(release_tree: ReleaseTree) -> None:
     tree = with_gpu(good(release_tree))
     dpkg(tree, ("nvidia-open-570", "hold ok half-configured", "570.133.20-0ubuntu1"))
