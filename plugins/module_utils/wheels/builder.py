@@ -25,6 +25,7 @@ from ..probes import elf, fatbin
 from . import cache, jobs, key, ninja, source, toolchain
 
 _INTERVAL = 1.0
+_SAVE = 10.0  # seconds between two notes of how far a session is, for when it is killed
 _LOG_TAIL = 400_000
 
 # Runs the package's own build backend inside its source folder, so that its objects stay there.
@@ -187,6 +188,7 @@ class Build:
         self.source = os.path.join(folder, "source")
         self.started = time.time()
         self.peak = 0
+        self.session: Dict[str, Any] = {}
         self.record: Dict[str, Any] = {"sessions": []}
         with contextlib.suppress(OSError, ValueError), open(self.record_path, encoding="utf-8") as handle:
             self.record = json.load(handle)
@@ -202,6 +204,7 @@ class Build:
         self.fetch()
         session = {"started": self.started, "jobs": [], "units_before": self.count().done, "reason": chosen.reason}
         self.record["sessions"].append(session)
+        self.session = session
         self.compile(chosen.number, session)
         return self.collect(session)
 
@@ -291,7 +294,7 @@ class Build:
 
     def watch(self, process: subprocess.Popen[bytes], count: int) -> int:
         """Tell how far the build is until it ends."""
-        begun, first = time.time(), self.count().done
+        begun, first, saved = time.time(), self.count().done, time.time()
         try:
             while process.poll() is None:
                 with contextlib.suppress(OSError):
@@ -310,6 +313,10 @@ class Build:
                         "jobs": count,
                     }
                 )
+                if time.time() - saved > _SAVE:
+                    saved = time.time()
+                    self.session["units_after"] = units.done
+                    self.save(self.session)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_INTERVAL)
         except BaseException:

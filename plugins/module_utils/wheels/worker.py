@@ -126,8 +126,11 @@ def _main(request: builder.Request, context: builder.Context, folder: str, cache
     if descriptor != 0:
         os.close(descriptor)
     cache.write_json(os.path.join(folder, WORKER), {"pid": os.getpid(), "started": time.time()})
+    # Other work goes first. Where the scheduler groups processes by session, nice counts within a session alone.
     with contextlib.suppress(OSError):
         os.nice(5)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as handle:
+        handle.write("5")
     result = work(request, context, folder, cache_folder)
     cache.write_json(os.path.join(folder, RESULT), result)
 
