@@ -12,7 +12,7 @@ import typing as t
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.verl.baremetal.plugins.module_utils.wheels import cache, source
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import cache, key, source
 from ansible_collections.verl.baremetal.plugins.plugin_utils.wheel_lease import Lease, group
 
 MODULE = "verl.baremetal.wheel_build"
@@ -78,7 +78,7 @@ class ActionModule(ActionBase):
         if not self.controller:
             if refusal:
                 raise _Failed({"failed": True, "msg": self._nobody(refusal)})
-            wheel, entry = self._build(facts["key"], None, background)
+            wheel, entry = self._build(self._for_the_play(facts), None, background)
             return self._finish(result, answer, wheel, entry, "built" if wheel else "building", True, damaged)
         lease = Lease(self.controller, group(parts), self.host, os.getppid())
         while True:
@@ -104,7 +104,7 @@ class ActionModule(ActionBase):
             time.sleep(1.0)
         finished = False
         try:
-            wheel, entry = self._build(facts["key"], lease, background)
+            wheel, entry = self._build(self._for_the_play(facts), lease, background)
             finished = not background or bool(wheel)
             if wheel:
                 self._bring(wheel, entry)
@@ -115,6 +115,26 @@ class ActionModule(ActionBase):
         finally:
             if finished:
                 lease.release()
+
+    def _for_the_play(self, facts: dict[str, t.Any]) -> str:
+        """Let the wheel that is built here serve the GPUs of every host in the play; returns its key."""
+        own = facts["parts"]["architectures"]
+        if not own:
+            return str(facts["key"])
+        wanted = set(own)
+        hostvars = self.vars.get("hostvars") or {}
+        for host in self.vars.get("ansible_play_hosts_all") or []:
+            plan = hostvars[host].get("verl_plan") if host in hostvars else None
+            for wheel in (plan or {}).get("wheels", {}).values():
+                if key.normalise(str(wheel["dist"])) == facts["parts"]["package"]:
+                    wanted.update(key.architectures(wheel["architectures"]))
+        if wanted == set(own):
+            return str(facts["key"])
+        self.arguments["architectures"] = key.architectures(wanted)
+        self._say(
+            "building for all GPUs of the play: %s" % " ".join("sm_" + name for name in self.arguments["architectures"])
+        )
+        return str(self._call("inspect")["key"])
 
     def _look(self, parts: dict[str, t.Any]) -> tuple[tuple[cache.Found, str] | None, list[str]]:
         """The controller's cache, then the URL."""

@@ -23,8 +23,10 @@ SILENCE = 90.0
 
 
 def group(parts: dict[str, t.Any]) -> str:
-    """What hosts share that one wheel can serve: the key without the compiler, which only some of them have."""
-    shared = {name: value for name, value in parts.items() if name not in ("nvcc", "flags")}
+    """What hosts share that one wheel can serve: the key without the compiler, which only some of them have, and without
+    the architectures, since whoever builds does so for all GPUs of the play.
+    """
+    shared = {name: value for name, value in parts.items() if name not in ("nvcc", "flags", "architectures")}
     return "{}-{}".format(parts["package"], hashlib.sha256(key.canonical(shared).encode()).hexdigest()[: key.LENGTH])
 
 

@@ -23,7 +23,8 @@ class Display:
 class Host:
     """A fixture of a host: its cache is a folder, its compiler writes a file."""
 
-    def __init__(self, folder, compiler=True, fails=""):
+    def __init__(self, folder, compiler=True, fails="", archs=("90",)):
+        self.archs = archs
         self.cache = folder / "wheels"
         self.made = folder / "made"
         self.made.mkdir(parents=True)
@@ -31,11 +32,11 @@ class Host:
         self.calls, self.builds = [], 0
 
     def parts(self):
-        return key.parts(
-            "demo", "1.0", {"kind": "sdist"}, "cp312", None, "12.8.93" if self.compiler else "", ["90"], {}, "debian-12", "2.36", "x86_64"
-        )
+        nvcc = "12.8.93" if self.compiler else ""
+        return key.parts("demo", "1.0", {"kind": "sdist"}, "cp312", None, nvcc, self.archs, {}, "debian-12", "2.36", "x86_64")
 
     def run(self, args):
+        self.archs = args.get("architectures", self.archs)
         self.calls.append(args["step"])
         return getattr(self, args["step"])(args)
 
@@ -104,7 +105,7 @@ def play(tmp_path, monkeypatch):
     monkeypatch.setattr(wheel_build.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(wheel_build.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
 
-    def run(host, check=False, tamper=False, **args):
+    def run(host, check=False, tamper=False, others=None, **args):
         action = wheel_build.ActionModule.__new__(wheel_build.ActionModule)
         values = {"name": "demo", "version": "1.0", "cache_controller": str(tmp_path / "controller")}
         values.update(args)
@@ -121,7 +122,9 @@ def play(tmp_path, monkeypatch):
 
         action._transfer_file = transfer
         action._execute_module = lambda module_name, module_args, task_vars: host.run(module_args)
-        return action.run(task_vars={"inventory_hostname": host.made.parent.name})
+        return action.run(
+            task_vars={"inventory_hostname": host.made.parent.name, "hostvars": others or {}, "ansible_play_hosts_all": list(others or {})}
+        )
 
     return run
 
@@ -136,6 +139,16 @@ def test_built_once_then_found_then_given_to_a_host_without_a_compiler(play, tmp
     given = play(second)
     assert (given["origin"], given["sha256"]) == ("controller", built["sha256"]) and second.builds == 0
     assert open(given["wheel"], "rb").read() == b"a wheel"
+
+
+def test_one_wheel_serves_all_gpus_of_a_mixed_play(play, tmp_path):
+    def plan(*archs):
+        return {"verl_plan": {"wheels": {"demo": {"dist": "Demo", "architectures": list(archs)}}}}
+
+    others = {"first": plan("90"), "second": plan("80"), "third": {}}
+    first, second = Host(tmp_path / "first"), Host(tmp_path / "second", archs=["80"])
+    assert play(first, others=others)["entry"]["parts"]["architectures"] == ["80", "90"]
+    assert play(second, others=others)["origin"] == "controller" and second.builds == 0
 
 
 def test_without_compiler_and_cache_it_fails_in_words(play, tmp_path):

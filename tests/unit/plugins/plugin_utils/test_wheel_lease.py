@@ -27,7 +27,8 @@ def rewrite(taken, **changes):
 
 def test_hosts_with_and_without_a_compiler_share_a_lease():
     assert wheel_lease.group(PARTS) == wheel_lease.group(dict(PARTS, nvcc=""))
-    assert wheel_lease.group(PARTS) != wheel_lease.group(dict(PARTS, architectures=["80"]))
+    assert wheel_lease.group(PARTS) == wheel_lease.group(dict(PARTS, architectures=["80"])), "one wheel serves all GPUs"
+    assert wheel_lease.group(PARTS) != wheel_lease.group(dict(PARTS, version="1.1"))
 
 
 def test_one_host_gets_it_and_keeps_it(tmp_path):
