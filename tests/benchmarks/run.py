@@ -24,6 +24,7 @@ def main() -> None:
         "version_check": [str(root / "ours" / "current")],
         "switch": [],
         "rollouts": [],
+        "rollout": [],
         "bundle": [],
     }
     names = sys.argv[1:] or [name for name in programs if (HERE / f"{name}.py").exists()]
