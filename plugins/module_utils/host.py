@@ -26,7 +26,8 @@ except ImportError:
     venv = False
 include = sysconfig.get_paths()["include"]
 print(json.dumps({"version": "%d.%d.%d" % sys.version_info[:3], "implementation": sys.implementation.name, "venv": venv,
-                  "headers": os.path.isfile(os.path.join(include, "Python.h")), "path": sys.executable}))
+                  "headers": os.path.isfile(os.path.join(include, "Python.h")),
+                  "path": sys.executable if sys.prefix == sys.base_prefix else getattr(sys, "_base_executable", sys.executable)}))
 """
 
 INDEX_QUESTION = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
@@ -92,7 +93,7 @@ def free_bytes(path: str) -> int:
 
 
 def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Dict[str, t.Any]]:
-    """The interpreters that run: ``{path, version, implementation, venv, headers}``.
+    """The interpreters that run: ``{path, version, implementation, venv, headers}``; for a virtual environment the one below it.
 
     Args:
         wanted: minor versions, for example ``3.12``; looked for as ``python3.12`` in /usr/bin, /usr/local/bin and on PATH, then ``python3``.
