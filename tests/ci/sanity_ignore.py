@@ -24,6 +24,8 @@ ON_PURPOSE = (
     ("plugins/modules/gpu_smoke.py", "validate-modules:use-run-command-not-popen", "subprocess.Popen"),
     # Empty means "find it", and uv may be a bare name.
     ("plugins/modules/wheel_build.py", "use-argspec-type-path", "expanduser"),
+    # The pure part knows nothing of ansible; it passes its own trust and proxy.
+    ("plugins/module_utils/bundle_apt.py", "replace-urlopen", "urllib.request.urlopen("),
     # A program of its own, run on the host by a stack's Python; `not x > 0` refuses NaN too.
     ("plugins/module_utils/gpu_smoke.py", "pylint:ansible-bad-function", "sys.exit("),
     ("plugins/module_utils/gpu_smoke.py", "pylint:unnecessary-negation", "if not seconds > 0.0"),
