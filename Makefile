@@ -78,6 +78,10 @@ scenario: venv-dev tree docker ## one molecule scenario: SCENARIO=name [STEP=con
 bench: venv-dev tree ## benchmarks (BENCH="version_check switch") into docs/benchmarks.md; needs 30 GB and an hour
 	@python tests/benchmarks/run.py $(BENCH)
 
+.PHONY: test-flash-attention
+test-flash-attention: venv tree ## by hand, 3 CPU-hours: FlashAttention built whole with nvcc 12.4, interrupted and resumed (ARGS="--help")
+	@python tests/heavy/flash_attention.py $(ARGS)
+
 .PHONY: relock
 relock: venv tree ## make the stacks' locks anew from stack.yml and relock.yml
 	@cd $(ROOT) && for inputs in roles/stack/files/*/relock.yml; do python tools/relock.py "$$(dirname $$inputs)"; done

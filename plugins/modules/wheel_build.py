@@ -435,10 +435,14 @@ def main() -> None:
         module.exit_json(changed=True)
     try:
         answer = steps[module.params["step"]](module.params)
+    except toolchain.ToolchainError as error:
+        if module.check_mode:
+            # What the wheel would be compiled with is not installed yet: then it would be built or fetched.
+            module.exit_json(changed=True, key="", parts={}, refusal=str(error), wheel="", entry=None, damaged=[])
+        module.fail_json(msg=str(error))
     except (
         builder.BuildError,
         source.SourceError,
-        toolchain.ToolchainError,
         cache.CacheError,
         key.ArchitectureError,
         OSError,
