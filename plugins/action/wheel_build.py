@@ -19,6 +19,7 @@ MODULE = "verl.baremetal.wheel_build"
 CONTROLLER = "~/.cache/verl-baremetal/wheels"
 POLL = 10.0  # seconds that the module waits on the host in one call
 SAY = 8.0  # seconds between two lines of progress, below POLL: each call gives one
+WAITING = 60.0  # seconds between two lines of a host that waits for another's wheel: there may be a thousand
 NOBODY = 90.0  # seconds that a host without a compiler waits for one that has it
 RESTARTS = 3
 
@@ -100,7 +101,7 @@ class ActionModule(ActionBase):
             if refusal and holder is None and time.time() - lease.waiting_since > NOBODY:
                 raise _Failed({"failed": True, "msg": self._nobody(refusal)})
             if holder is not None:
-                self._say("waiting for the wheel that {} builds".format(holder.get("holder")))
+                self._say("waiting for the wheel that {} builds".format(holder.get("holder")), every=WAITING)
             time.sleep(1.0)
         finished = False
         try:
@@ -242,10 +243,10 @@ class ActionModule(ActionBase):
             "Build it on a host with a compiler (playbooks/wheels.yml), or let such a host take part in the play."
         )
 
-    def _say(self, text: str, always: bool = False) -> None:
-        """A line on the terminal, not more often than SAY."""
+    def _say(self, text: str, always: bool = False, every: float = SAY) -> None:
+        """A line on the terminal, not more often than that."""
         now = time.time()
-        if always or now - self.said >= SAY:
+        if always or now - self.said >= every:
             self.said = now
             self._display.display(f"[{self.host}] {self._name()}: {text}")
 
