@@ -154,6 +154,14 @@ def quick_check(path: str) -> List[str]:
     return drift
 
 
+def changed_files(path: str, integrity: str) -> List[str]:
+    """How the packages' files differ from their RECORDs, in words; about half a CPU second for 45,000 files without hashes."""
+    site = record.site_packages(os.path.join(path, "venv"))
+    if not site:
+        return []
+    return [f"{p.name}: {p.path} {p.detail}".replace("  ", " ") for p in record.verify(site, None, integrity).problems[:10]]
+
+
 def compare_packages(expected: Mapping[str, str], found: Mapping[str, str]) -> List[str]:
     """Differences of two sets of packages, in words."""
     words = [f"{name} {expected[name]} is gone" for name in sorted(set(expected) - set(found))]
@@ -245,7 +253,13 @@ def sync_folder(path: str) -> None:
 
 
 def begin(
-    root: str, release_id: str, layers: Mapping[str, Any], progress: Progress, check: bool, extends: str = ""
+    root: str,
+    release_id: str,
+    layers: Mapping[str, Any],
+    progress: Progress,
+    check: bool,
+    extends: str = "",
+    integrity: str = record.MODE_FILES,
 ) -> Dict[str, Any]:
     """Find the release of an id that is intact, or the folder in which to build it; see the module release."""
     if not _ID.match(release_id):
@@ -262,7 +276,7 @@ def begin(
         else:
             newest, unfinished = generation, None
     if newest is not None:
-        drift = quick_check(newest.path)
+        drift = quick_check(newest.path) or changed_files(newest.path, integrity)
         if not drift:
             return _begun(root, release_id, newest, converged=True)
     if unfinished is not None:

@@ -100,7 +100,7 @@ options:
     default: {}
   integrity:
     description:
-      - Whether V(seal) compares files and sizes or hashes, too.
+      - What V(begin) compares of a complete release and V(seal) of a new one, existence and size of every file or its hash too.
     type: str
     choices: [files, hashes]
     default: files
@@ -286,7 +286,9 @@ def begin(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     note = None if check else hold(params)
     progress = Progress(params["progress_file"])
     try:
-        result = release.begin(params["root"], params["id"], params["layers"], progress, check, params["extends"])
+        result = release.begin(
+            params["root"], params["id"], params["layers"], progress, check, params["extends"], params["integrity"]
+        )
     except release.ReleaseError:
         if not check:
             lock.release(params["root"], arguments.owner(params))
