@@ -58,7 +58,7 @@ def wait_for(what, seconds=240):
 def test_a_build_that_was_killed_goes_on_where_it_was(host):
     env = {"VERL_TEST_SLOW": "1"}
     known = set(host.run("ls /opt/verl/build").stdout.split())
-    running = start(env, wheel_keep=True)
+    running = start(env, wheel_keep=True, wheel_jobs=1)
 
     def fresh():
         new = set(host.run("ls /opt/verl/build").stdout.split()) - known
@@ -75,7 +75,7 @@ def test_a_build_that_was_killed_goes_on_where_it_was(host):
     before = objects(host, folder)
     assert 2 <= len(before) < 5
 
-    status, output = play(env, wheel_keep=True)
+    status, output = play(env, wheel_keep=True, wheel_jobs=1)
     assert status == 0, output
     after = objects(host, folder)
     assert len(after) == 5

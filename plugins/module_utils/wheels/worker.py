@@ -105,8 +105,12 @@ def work(request: builder.Request, context: builder.Context, folder: str, cache_
 def start(request: builder.Request, context: builder.Context, folder: str, cache_folder: str) -> bool:
     """Start a builder unless somebody is at work in the folder. True when one was started."""
     os.makedirs(folder, exist_ok=True)
-    descriptor = _try_lock(folder)
-    if descriptor is None:
+    for _attempt in range(10):
+        descriptor = _try_lock(folder)
+        if descriptor is not None:
+            break
+        time.sleep(0.1)  # whoever only looks whether the folder is free has the lock for a moment
+    else:
         return False
     for name in (RESULT, STATUS):
         with contextlib.suppress(FileNotFoundError):
