@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 import tarfile
 import time
@@ -219,6 +220,32 @@ def test_a_wheel_of_a_commit_says_which(tmp_path):
         assert made.read("apex/__init__.py") == b"x = 1\n"
     assert told == {"url": "https://host.example/apex", "vcs_info": {"vcs": "git", "commit_id": "d8" * 20}}
     assert len([line for line in record if "direct_url.json,sha256=" in line]) == 1 and record[-1].endswith("RECORD,,")
+
+
+def test_a_commit_is_built_and_its_wheel_says_so(make, tmp_path):
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "pyproject.toml").write_text(PYPROJECT)
+    (repository / "backend.py").write_text(BACKEND)
+    environment = dict(os.environ, GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_SYSTEM="/dev/null")
+
+    def git(*arguments):
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments]
+        return subprocess.run(command, cwd=repository, env=environment, capture_output=True, check=True).stdout.decode().strip()
+
+    git("init", "-q", "-b", "main")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    commit = git("rev-parse", "HEAD")
+    (repository / "backend.py").write_text("raise SystemExit('a later commit')")
+    git("commit", "-qam", "second")
+
+    run, _said = build(make, tmp_path / "b", kind="git", url=str(repository), commit=commit, hashes=[])
+    entry = run.run()
+    with zipfile.ZipFile(tmp_path / "b/out" / entry["wheel"]) as made:
+        told = json.loads(made.read("demo-1.0.dist-info/direct_url.json"))
+    assert told["vcs_info"] == {"vcs": "git", "commit_id": commit}
+    assert entry["sha256"] == source.sha256_of(str(tmp_path / "b/out" / entry["wheel"]))
 
 
 @pytest.mark.parametrize(
