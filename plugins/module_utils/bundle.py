@@ -283,7 +283,18 @@ def describe(problems: Sequence[Problem], folder: str) -> str:
 
 def head(bundle: Bundle) -> Dict[str, Any]:
     """What a plan needs to know, without the list of files."""
-    return {"stack": bundle.stack, "serves": bundle.serves, "digest": bundle.digest, "bytes": bundle.bytes}
+    built = set()
+    for item in bundle.files:
+        if item.path.startswith(BUILT + "/") and item.path.endswith(".whl"):
+            name = record.normalise(os.path.basename(item.path).split("-")[0])
+            built |= {name + "/" + use.split("/")[1] for use in item.uses}
+    return {
+        "stack": bundle.stack,
+        "serves": bundle.serves,
+        "digest": bundle.digest,
+        "bytes": bundle.bytes,
+        "built": sorted(built),
+    }
 
 
 def pulled_folder(root: str, whole: str) -> str:

@@ -140,6 +140,23 @@ class Planner:
                 "make the bundle with %s: it fetches only what is missing" % variable,
             )
 
+    def has_source(self, wheel: dict[str, t.Any], python: str) -> bool:
+        """Whether the bundle has what a wheel is made of: sources that lie in git it holds as compiled wheels only."""
+        built = self.bundle.get("built", []) if self.bundle else []
+        if wheel["method"] != "build" or wheel["source"]["kind"] != "git" or "%s/%s" % (wheel["dist"], python) in built:
+            return True
+        reason = "the bundle holds no compiled wheel of %s for Python %s" % (wheel["dist"], python)
+        if self.options.megatron_apex == "auto":
+            self.skipped[wheel["name"]] = reason
+        else:
+            self.fail(
+                "megatron_apex",
+                reason,
+                "one, since its source lies in git",
+                "build it once on a host with a network, and run playbooks/bundle.yml again; or set megatron_apex: auto or false",
+            )
+        return False
+
     def scope(self) -> tuple[list[str], list[str]]:
         """Names of the layers and of the compiled wheels that are wanted: all, or those of one image and its parents."""
         layers = [layer["name"] for layer in self.stack["layers"]]
@@ -533,6 +550,8 @@ class Planner:
             self.served("cuda_sources", source, "bundle_cuda_sources")
         wanted_layers, wanted_wheels = self.scope()
         wheels = self.wheels(source, wanted_wheels)
+        if self.bundle and python is not None:
+            wheels = [wheel for wheel in wheels if self.has_source(wheel, python["short"])]
 
         layers: dict[str, dict[str, t.Any]] = {}
         cuda_lines: list[str] = []

@@ -308,3 +308,8 @@ def test_compiled_wheels_go_to_the_hosts_cache(tmp_path):
     item = bundle.file_of(str(tmp_path / "b"), "built/x.whl", ["built/any"])
     give = functools.partial(bundle_pull.give_built, str(tmp_path / "b"), [item], str(tmp_path / "cache"))
     assert (give(), give()) == (1, 0) and (tmp_path / "cache/x.whl").read_bytes() == b"x"
+
+
+def test_the_head_tells_which_wheels_are_compiled():
+    files = (bundle.File("built/flash_attn-2.8.0-0kabc-cp311-cp311-linux_x86_64.whl", 1, "1" * 64, ("built/3.11",)),)
+    assert bundle.head(bundle.Bundle(STACK, SERVES, files))["built"] == ["flash-attn/3.11"]

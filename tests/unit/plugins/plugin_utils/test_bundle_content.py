@@ -238,3 +238,13 @@ def test_the_collection_is_packed_the_same_each_time_and_galaxy_installs_it(tmp_
     assert done.returncode == 0, done.stdout + done.stderr
     installed = tmp_path / "there" / "ansible_collections" / "verl" / "baremetal"
     assert collection_archive.build(str(installed))[1] == open(path, "rb").read()
+
+
+def test_a_source_in_git_needs_its_compiled_wheel_in_the_bundle():
+    kit = {"home": "/cuda", "version": "12.8", "nvcc": True}
+    host = {"toolkits": [kit], "gpus": [{"pci": "0", "device_id": "2330", "compute_capability": "9.0"}]}
+    given = {"cuda_source": "existing", "cuda_home": "/cuda"}
+    assert decide({}, host, **given)["left_out"]["apex"] == "the bundle holds no compiled wheel of apex for Python 3.11"
+    assert "megatron_apex: the bundle holds no compiled wheel" in said(decide({}, host, megatron_apex=True, **given))
+    there = decide({"built": ["apex/3.11"]}, host, megatron_apex=True, **given)
+    assert there["failures"] == [] and "apex" in there["wheels"]
