@@ -53,7 +53,7 @@ def chain(stack: t.Mapping[str, t.Any], image: str) -> list[str]:
     while name:
         if name not in images or name in names:
             raise stack_file.StackError(
-                "the stack %s has no usable image %r; it has %s. Correct image_names, or give the stack an images section."
+                "the stack %s has no usable image %r; it has %s. Give its stack file an images section with it."
                 % (stack["name"], name, ", ".join(images) or "none")
             )
         names.append(name)

@@ -19,10 +19,10 @@ _SHELL_ONLY = ("PWD", "OLDPWD", "SHLVL", "_", "HOME")
 # is copied; /run is the mounted folder's place and empty in the image.
 CLEAN = r"""
 root=$1
-for name in cache build wheels bundle tools/uv-*; do
+for name in cache build wheels bundle; do
     if [ -L "$root/$name" ]; then rm "$root/$name" || exit 1; fi
 done
-rm -rf "$root/state" /root/.ansible /root/.ansible_async /root/.cache /var/lib/apt/lists/* /var/cache/apt/* \
+rm -rf "$root/state" "$root"/tools/uv-* /root/.ansible /root/.ansible_async /root/.cache /var/lib/apt/lists/* /var/cache/apt/* \
     /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/cache/ldconfig/aux-cache /var/tmp/* || exit 1
 find /tmp -mindepth 1 -delete || exit 1
 find /var/log -type f -delete || exit 1
@@ -130,8 +130,11 @@ def read_manifest(engine: Engine, container: str, root: str) -> Dict[str, Any]:
 
 def environment_of(engine: Engine, container: str, root: str) -> Dict[str, str]:
     """The variables that the release's env.sh sets: asked from a shell, so that an image and a host's shell agree."""
-    script = f'p=$PATH; exec env -i PATH="$p" sh -c \'. "{root}/current/env.sh" && env -0\''
-    ran = engine.execute(container, ["sh", "-c", script])
+    path = engine.execute(container, ["printenv", "PATH"]).output.strip()
+    # Where the image stands on another one, that one's programs are on the PATH already.
+    path = ":".join(part for part in path.split(":") if not part.startswith(root + "/releases/"))
+    script = f'. "{root}/current/env.sh" && env -0'
+    ran = engine.execute(container, ["env", "-i", "PATH=" + path, "sh", "-c", script])
     if ran.code != 0:
         raise EngineError(f"{root}/current/env.sh in {container} cannot be sourced: {ran.output.strip()}")
     found: Dict[str, str] = {}
