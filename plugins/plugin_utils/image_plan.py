@@ -91,9 +91,9 @@ def code_digest(root: str = COLLECTION) -> str:
     """sha256 of the code that makes an image: names and contents."""
     total = hashlib.sha256()
     for part in CODE:
-        for folder, folders, files in sorted(os.walk(os.path.join(root, part))):
-            folders[:] = sorted(f for f in folders if f not in ("__pycache__", "files", "meta"))
-            for name in sorted(files):
+        for folder, _folders, files in sorted(os.walk(os.path.join(root, part))):
+            inside = os.path.relpath(folder, root).split(os.sep)
+            for name in sorted(files) if not {"__pycache__", "files", "meta"} & {*inside} else []:
                 if name.endswith(ENDINGS):
                     path = os.path.join(folder, name)
                     with open(path, "rb") as stream:

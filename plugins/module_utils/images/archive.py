@@ -104,7 +104,7 @@ def export(engine: Engine, tag: str, path: str, level: int, tick: Tick) -> Dict[
                 os.unlink(name)
         os.replace(temporary, path)
         _write(path + ".sha256", f"{digest}  {os.path.basename(path)}\n")
-        info = {"image": tag, "sha256": digest, "size": sink.size, **image}
+        info = {**image, "image": tag, "image_size": image["size"], "sha256": digest, "size": sink.size}
         _write(info_path(path), json.dumps(info, indent=1, sort_keys=True) + "\n")
         return info
     except OSError as error:
@@ -158,6 +158,7 @@ def decompress(stream: IO[bytes]) -> Iterator[bytes]:
                 return
             yield piece
     else:
+        os.lseek(stream.fileno(), 0, os.SEEK_SET)  # the program sees the descriptor, not what was read ahead
         with subprocess.Popen([_program(), "-q", "-d", "-c"], stdin=stream, stdout=subprocess.PIPE) as process:
             if process.stdout is None:
                 raise ArchiveError("zstd gave no output")

@@ -60,4 +60,5 @@ def make(image: str, manifest: Mapping[str, Any], system: Mapping[str, str]) -> 
         bom.components.add(
             Component(name=name, version=version, type=ComponentType.LIBRARY, purl=purl, bom_ref=str(purl))
         )
+    bom.register_dependency(bom.metadata.component, bom.components)
     return str(JsonV1Dot6(bom).output_as_string(indent=1)) + "\n"

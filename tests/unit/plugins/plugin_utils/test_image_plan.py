@@ -1,0 +1,84 @@
+# Copyright (c) 2026 the verl.baremetal authors
+# SPDX-License-Identifier: Apache-2.0
+"""What decides an image: a change of app leaves base alone, a change of base changes both."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.verl.baremetal.plugins.plugin_utils import image_plan, stack_file
+
+STACKS = Path(__file__).resolve().parents[4] / "tests" / "stacks"
+VALUES: dict[str, Any] = {name: "" for name in image_plan.VARIABLES} | {
+    "venv_torch_variant": "cu128",
+    "image_extra_os_packages": ["less"],
+    "image_environment": {"A": "b"},
+}
+
+
+def inputs(folder: Path) -> tuple[str, str]:
+    stack_file._cache.clear()
+    stack = stack_file.load("small", [str(folder)])
+    base, app = (image_plan.describe(stack, name, VALUES)["input"] for name in ("base", "app"))
+    return base, app
+
+
+@pytest.fixture
+def stacks(tmp_path: Path) -> Path:
+    shutil.copytree(STACKS, tmp_path / "stacks")
+    return tmp_path / "stacks"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "base_changes", "app_changes"),
+    [
+        ("locks/sglang.txt", "292c8f1c", "392c8f1c", False, True),
+        ("locks/torch.txt", "--hash=sha256:", "--hash=sha256:0", True, True),
+        ("stack.yml", "dist: toolz, version: 1.0.0", "dist: toolz, version: 1.0.1", False, True),
+        ("stack.yml", "dist: six, version: 1.17.0", "dist: six, version: 1.17.1", True, True),
+        ("stack.yml", 'MAX_JOBS: "8"', 'MAX_JOBS: "4"', False, True),
+        ("stack.yml", 'MAX_JOBS: "16"', 'MAX_JOBS: "4"', True, True),
+        ("stack.yml", "title: small packages", "title: tiny packages", False, False),
+    ],
+)
+def test_what_a_change_changes(
+    stacks: Path, file: str, old: str, new: str, base_changes: bool, app_changes: bool
+) -> None:
+    before = inputs(stacks)
+    path = stacks / "small" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    after = inputs(stacks)
+    assert (before[0] != after[0], before[1] != after[1]) == (base_changes, app_changes)
+
+
+def test_the_recipe_of_the_real_stack() -> None:
+    stack = stack_file.load("verl0.5-preview-cu128")
+    base, app = (image_plan.describe(stack, name, VALUES) for name in ("base", "app"))
+    assert base["tag"] == "verlai/verl:base-verl0.5-preview-cu128-cudnn9.8-torch2.7.1-fa2.8.0"
+    assert app["tag"] == "verlai/verl:app-verl0.5-preview-sglang0.4.8-mcore0.13.0-preview"
+    assert app["parent_tag"] == base["tag"] and base["parent_tag"] == ""
+    assert {"tini", "aria2", "less"} <= set(base["os_packages"]) and base["nsight"] and not app["nsight"]
+    assert app["environment"] == {"DEBIAN_FRONTEND": "noninteractive", "MAX_JOBS": "8", "A": "b"}
+    assert base["lock_digest"] != app["lock_digest"]
+
+
+def test_an_image_that_the_stack_does_not_have() -> None:
+    with pytest.raises(stack_file.StackError, match="no usable image 'other'; it has base, app"):
+        image_plan.chain(stack_file.load("small", [str(STACKS)]), "other")
+
+
+def test_code_counts_and_bytecode_does_not(tmp_path: Path) -> None:
+    module = tmp_path / "plugins/modules/a.py"
+    (module.parent / "__pycache__").mkdir(parents=True)
+    module.write_text("a = 1\n")
+    first = image_plan.code_digest(str(tmp_path))
+    (module.parent / "__pycache__/a.py").write_text("x")
+    (module.parent / "README.md").write_text("x")
+    assert image_plan.code_digest(str(tmp_path)) == first
+    module.write_text("a = 2\n")
+    assert image_plan.code_digest(str(tmp_path)) != first
