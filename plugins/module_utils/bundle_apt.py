@@ -144,7 +144,7 @@ class Resolver:
         if done.returncode != 0 or (words[1:2] == ("update",) and said):
             unmet = [ln.strip() for ln in text.splitlines() if "Depends:" in ln][:10]
             raise BundleError(
-                f"{self.wanted.system}: {' '.join(words[:2])} {' '.join(words[-6:])} failed: "
+                f"{self.wanted.system}: {' '.join(words[:12])} failed: "
                 + "; ".join([*unmet, *said] or ["it does not say why"])
                 + ". Check bundle_apt_sources and driver_repository_url: they must hold these packages."
             )
@@ -360,7 +360,8 @@ def host_sources(root: str = "/etc/apt") -> str:
 
 def _listed(folder: str) -> List[str]:
     try:
-        return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+        # Ours name the repository of a bundle, or NVIDIA's, which is added with its checked key.
+        return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith("verl-")]
     except OSError:
         return []
 
