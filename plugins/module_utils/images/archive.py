@@ -21,7 +21,7 @@ from ansible_collections.verl.baremetal.plugins.module_utils.images.engine impor
 try:
     import zstandard
 except ImportError:
-    zstandard = None
+    zstandard = None  # type: ignore[assignment]
 
 _CHUNK = 1 << 20
 MAGIC = b"\x28\xb5\x2f\xfd"

@@ -125,7 +125,9 @@ def of_release(path: str, root: str, tick: Tick) -> Dict[str, str]:
 Layer = Dict[str, Tuple[str, str]]  # path below / -> (kind, value); kinds file, link, hard, gone, opaque, folder
 
 
-def read_layer(stream: IO[bytes], root: str, releases: "re.Pattern[bytes]", keep: Dict[str, bytes], tick: Tick) -> Layer:
+def read_layer(
+    stream: IO[bytes], root: str, releases: "re.Pattern[bytes]", keep: Dict[str, bytes], tick: Tick
+) -> Layer:
     """The part of one layer that lies below the stack_root; manifests go to keep."""
     found: Layer = {}
     top = root.lstrip("/")
@@ -134,13 +136,15 @@ def read_layer(stream: IO[bytes], root: str, releases: "re.Pattern[bytes]", keep
             path = member.name.lstrip("./").rstrip("/") if not member.name.startswith(".wh") else member.name
             folder, _slash, name = path.rpartition("/")
             if not (path + "/").startswith(top + "/"):
-                if name.startswith(_WHITEOUT) and (top + "/").startswith(f"{folder}/{name[len(_WHITEOUT):]}/".lstrip("/")):
+                if name.startswith(_WHITEOUT) and (top + "/").startswith(
+                    f"{folder}/{name[len(_WHITEOUT) :]}/".lstrip("/")
+                ):
                     found[top] = ("gone", "")
                 continue
             if name == _OPAQUE:
                 found[folder] = ("opaque", "")
             elif name.startswith(_WHITEOUT):
-                found[f"{folder}/{name[len(_WHITEOUT):]}"] = ("gone", "")
+                found[f"{folder}/{name[len(_WHITEOUT) :]}"] = ("gone", "")
             elif member.issym():
                 found[path] = ("link", member.linkname)
             elif member.islnk():

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.verl.baremetal.plugins.plugin_utils import image_plan, stack_file
 
 STACKS = Path(__file__).resolve().parents[4] / "tests" / "stacks"
-VALUES: dict[str, Any] = {name: "" for name in image_plan.VARIABLES} | {
+VALUES: dict[str, Any] = dict.fromkeys(image_plan.VARIABLES, "") | {
     "venv_torch_variant": "cu128",
     "image_extra_os_packages": ["less"],
     "image_environment": {"A": "b"},
