@@ -11,7 +11,7 @@ short_description: Compare the release on a host with the one in an image
 description:
   - Compares manifest with manifest, and with O(mode=files) every file of the release by its path and sha256. Bytecode and
     times do not count, and the name of the release's own folder in scripts does not.
-  - The image's side is a list that M(verl.baremetal.image_transfer) with RV(state=listed) reads out of an archive, so
+  - The image's side is a list that M(verl.baremetal.image_transfer) with C(state=listed) reads out of an archive, so
     that no container of the image is started. The list stays on the controller; the host's list is made here.
 version_added: 0.1.0
 options:

@@ -108,7 +108,7 @@ def of_release(path: str, root: str, tick: Tick) -> Dict[str, str]:
             folders[:] = sorted(name for name in folders if name not in linked and name != "__pycache__")
             for name in sorted([*files, *linked]):
                 key, full = start + name, os.path.join(folder, name)
-                if ignored(key) or (not prefix and key in [p for p, _ in places[1:]]):
+                if ignored(key) or (not prefix and key in [place[0] for place in places[1:]]):
                     continue
                 if os.path.islink(full):
                     found[key] = link(os.readlink(full), releases)
@@ -241,7 +241,7 @@ def _release_of(
             if not name.startswith(place):
                 continue
             key = prefix + name[len(place) :]
-            if ignored(key) or (not prefix and key + "/" in [p for p, _ in places[1:]]):
+            if ignored(key) or (not prefix and key + "/" in [place[0] for place in places[1:]]):
                 continue
             found[key] = link(value, releases) if kind == "link" else value
     try:
