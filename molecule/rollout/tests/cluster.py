@@ -81,7 +81,7 @@ class Cluster:
     def play(self, *words: str, expect: set[int] = frozenset({0}), **options: Path) -> str:
         began = time.monotonic()
         process = self.start(*words, **options)
-        process.wait(timeout=900)
+        process.wait(timeout=1500)
         text = (self.folder / "background.log").read_text()
         print(f"--- {' '.join(words)}: exit {process.returncode}, {time.monotonic() - began:.0f} s\n{text}")
         assert process.returncode in expect, text[-6000:]

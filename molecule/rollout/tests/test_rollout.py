@@ -71,13 +71,13 @@ def test_a_second_rollout_refuses_and_a_killed_controller_leaves_a_resumable_clu
     assert cluster.state(H1)["phase"] == "done"
     assert all(cluster.state(host)["phase"] == "prepared" for host in HOSTS[2:])
     other = subprocess.run(
-        cluster.command("rollout.yml", "second", "--limit", "nodes"), capture_output=True, text=True, timeout=300
+        cluster.command("rollout.yml", "second", "--limit", "nodes"), capture_output=True, text=True, timeout=600
     )
     assert other.returncode != 0
     assert "another rollout is running" in other.stdout
     other = subprocess.run(
         cluster.command("rollout.yml", "second", "--limit", f"{H7},{H8}", journal=cluster.folder / "elsewhere"),
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=600,
     )
     assert other.returncode != 0
     assert "2 hosts belong to another rollout" in other.stdout
@@ -94,7 +94,7 @@ def test_a_bad_host_goes_back_alone_and_a_killed_host_is_told(cluster, releases)
     process = cluster.start("rollout.yml", "second", "--limit", "nodes", "-e", "rollout_max_fail_percentage=50")
     cluster.wait_for(H8, "draining", process=process)
     docker("kill", H8)
-    assert process.wait(timeout=600) != 0
+    assert process.wait(timeout=1500) != 0
     text = (cluster.folder / "background.log").read_text()
     print(text)
     assert "was interrupted; this one goes on with it" in text
@@ -108,8 +108,12 @@ def test_a_bad_host_goes_back_alone_and_a_killed_host_is_told(cluster, releases)
     assert state["phase"] == "failed"
     assert state["failure"]["rolled_back"] == releases["first"]
     assert state["failure"]["in_service"] is False
+    assert state["failure"]["reason"] == f"test ! -e {BROKEN} ended with 1"
+    assert f"Run the user's own checks: test ! -e {BROKEN} ended with 1 (back on {releases['first']}, kept out of service)" in text
     status = cluster.status()
-    assert (status[H6], status[H8]) == ("failed", "interrupted")
+    assert status[H6] == "failed"
+    # Which of the two depends on the step that the kill has hit.
+    assert status[H8] in ("interrupted", "unreachable")
     assert {name for name, value in status.items() if value == "done"} == set(HOSTS) - {H6, H8}
     batches = {host: cluster.state(host)["batch"] for host in (H1, H2, H3, H4, H5, H6, H7)}
     assert list(batches.values()) == [1, 2, 3, 3, 4, 4, 5]
