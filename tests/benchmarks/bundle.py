@@ -64,9 +64,19 @@ def main() -> None:
             "The offline bundle",
             f"What does a bundle of the stack {options.stack} cost, and is installing from it as fast as from the index?",
             runs,
-            [{"what": "bundle to index", "of": "install from the bundle", "to": "install from the index", "target": ""}],
+            [
+                {
+                    "what": "bundle to index",
+                    "of": "install from the bundle",
+                    "to": "install from the index",
+                    "target": "",
+                }
+            ],
             {"megabytes": round(index["bytes"] / 1e6, 1), "files": len(index["files"])},
-            ["Package caches are empty in every installation.", f"For Python {options.python}, with the controller's own tools."],
+            [
+                "Package caches are empty in every installation.",
+                f"For Python {options.python}, with the controller's own tools.",
+            ],
         )
     )
     shutil.rmtree(options.root, ignore_errors=True)

@@ -37,6 +37,7 @@ class Sides:
         self.reader = stack_file()
         self.stack = self.reader.load(STACK)
         self.python = ""
+        self.warm = False
         # Compiled from sources: our side and pip's take them from the wheel cache, where they are there.
         compiled = {str(wheel["dist"]) for wheel in self.stack["wheels"].values()}
         self.cached = {path.name.split("-")[0].replace("_", "-").lower() for path in wheels.glob("*.whl")}
@@ -112,7 +113,9 @@ class Sides:
     def uv(self) -> None:
         """The wheels of the locks by bare `uv pip sync`: no proof, no bytecode, nothing that has to be built against Torch."""
         self.remove(self.root / "uv", self.root / "uv-cuda")
-        env = {"UV_CACHE_DIR": str(self.root / "uv-cache"), "UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
+        # Warm, it reads the cache that the roles filled; cold, one of its own, which is dropped to save the disk.
+        cache = self.root / "ours" / "cache" / "uv" if self.warm else self.root / "uv-cache"
+        env = {"UV_CACHE_DIR": str(cache), "UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
         uv = str(ROOT / ".venv" / "bin" / "uv")
         timed([uv, "venv", "-q", "--python", self.python, str(self.root / "uv")], env)
         timed(
@@ -155,7 +158,7 @@ class Sides:
 
     def forget(self) -> None:
         """Make every cache cold."""
-        self.remove(self.root / "ours", self.root / "pip-cache", self.root / "uv-cache")
+        self.remove(*(self.root / name for name in ("ours", "pip-cache", "uv-cache", "uv", "uv-cuda")))
 
 
 def main() -> None:
@@ -174,6 +177,8 @@ def main() -> None:
         sides.forget()
 
     for temperature, rounds in (("cold", options.cold), ("warm", options.warm)):
+        sides.warm = temperature == "warm"
+        sides.remove(*(options.root / name for name in ("uv-cache", "uv", "uv-cuda")))
         for _round in range(rounds):
             if temperature == "cold":
                 cold()

@@ -64,7 +64,9 @@ class Cluster:
 
     def stop(self) -> None:
         """Remove the containers."""
-        subprocess.run(["docker", "rm", "-f", *self.names], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            ["docker", "rm", "-f", *self.names], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        )
 
     def prepare(self) -> None:
         """Prepare the release on one host for real, and copy it to the others."""
@@ -80,7 +82,14 @@ class Cluster:
     def command(self, count: int) -> List[str]:
         """The rollout of the first hosts."""
         playbook = str(ROOT / "playbooks" / "rollout.yml")
-        return ["ansible-playbook", "-i", str(self.root / "hosts.json"), "--limit", ",".join(self.names[:count]), playbook]
+        return [
+            "ansible-playbook",
+            "-i",
+            str(self.root / "hosts.json"),
+            "--limit",
+            ",".join(self.names[:count]),
+            playbook,
+        ]
 
     def forget(self, count: int) -> None:
         """Take the live release and the memory of it from the first hosts: the release stays prepared."""
