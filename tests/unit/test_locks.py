@@ -31,8 +31,15 @@ def texts(name: str) -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
 
 
+def listed(text: str) -> list[dict]:
+    """The lines of resolution.txt: pins without hashes, which no host reads and the collection's parser therefore refuses."""
+    lines = [line.partition(";") for line in text.splitlines() if line and not line.startswith("#")]
+    pairs = [(pin.strip().split("=="), marker.strip() or None) for pin, _semicolon, marker in lines]
+    return [{"name": name, "version": version, "marker": marker, "hashes": []} for (name, version), marker in pairs]
+
+
 def entries(name: str, lock: str) -> list[dict]:
-    return stack_file.parse_lock(texts(name)[lock])
+    return listed(texts(name)[lock]) if lock == "resolution" else stack_file.parse_lock(texts(name)[lock])
 
 
 def pins(name: str, lock: str) -> set[tuple[str, str, str | None]]:

@@ -165,4 +165,4 @@ def test_changelog_fragments_begin_with_their_subject() -> None:
     for path in sorted((ROOT / "changelogs" / "fragments").glob("*.y*ml")):
         for section, entries in yaml.safe_load(text_of(path)).items():
             for entry in entries if isinstance(entries, list) else [entries]:
-                assert re.match(r"[a-z_, ]+ - \S", str(entry)) or section == "release_summary", f"{path.name}: {entry!r}"
+                assert re.match(r"[a-z_./, ]+ - \S", str(entry)) or section == "release_summary", f"{path.name}: {entry!r}"
