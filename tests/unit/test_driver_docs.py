@@ -7,7 +7,19 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import yaml
+
+from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
+
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_oldest_driver_is_the_stacks():
+    stacks = sorted((ROOT / "roles/stack/files").glob("*/stack.yml"))
+    assert stacks
+    for stack in stacks:
+        native = yaml.safe_load(stack.read_text(encoding="utf-8"))["rules"]["driver"]["native"]
+        assert native == tables.MINIMUM_DRIVER, stack
 
 
 def test_the_table_in_the_docs_is_current():

@@ -13,8 +13,8 @@ KEY_FILE = "3bf863cc.pub"
 KEY_FINGERPRINT = "EB693B3035CD5710E231E123A4B469963BF863CC"
 RETIRED_KEY = "7fa2af80"
 
-# Oldest driver that runs CUDA 12.8 Update 1 natively, and the oldest branch that the role installs.
-MINIMUM_DRIVER = "570.124.06"
+# Oldest driver that runs CUDA 12.8 natively (the stack's rules.driver.native), and the oldest branch that is installed.
+MINIMUM_DRIVER = "570.26"
 MINIMUM_BRANCH = 570
 # The last branch that drives GPUs of a generation; the others are driven by every later branch.
 LAST_BRANCH: Dict[str, int] = {"Kepler": 470, "Maxwell": 580, "Pascal": 580, "Volta": 580}

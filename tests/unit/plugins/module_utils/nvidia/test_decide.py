@@ -68,7 +68,7 @@ def test_other_architecture_is_refused():
     [
         (Request(branch=550), [H100], "driver_branch is 550"),
         (Request(version="580.65.06"), [H100], "set driver_branch: 580"),
-        (Request(version="570.86.10"), [H100], "needs 570.124.06 or newer"),
+        (Request(version="570.20.01"), [H100], "needs 570.26 or newer"),
         (Request(kernel_modules="open"), [V100], "do not run Volta"),
         (Request(kernel_modules="proprietary"), [B200], "only with the open kernel modules"),
         (Request(), [V100, B200], "no driver runs both"),
