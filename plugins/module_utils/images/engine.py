@@ -14,7 +14,7 @@ import tarfile
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import quote, urlencode
 
-VERSION = "v1.41"  # Docker 20.10, the oldest that is tested
+API = (1, 41)  # Docker 20.10, the oldest that is tested; a daemon that is too new for it is asked in its own oldest
 DEFAULT_SOCKET = "/var/run/docker.sock"
 _CHUNK = 1 << 20
 
@@ -61,9 +61,10 @@ def socket_path(given: str, environment: Mapping[str, str]) -> str:
 class Engine:
     """One Docker daemon."""
 
-    def __init__(self, path: str, timeout: float = 3600.0) -> None:
+    def __init__(self, path: str, timeout: float = 3600.0, prefix: str = "") -> None:
         self.path = path
         self.timeout = timeout
+        self.prefix = prefix
 
     # -- plumbing
 
@@ -76,7 +77,9 @@ class Engine:
         headers: Optional[Mapping[str, str]] = None,
     ) -> http.client.HTTPResponse:
         """Send one request; an answer of 400 and more becomes an EngineError with the daemon's words."""
-        url = f"/{VERSION}{path}" + ("?" + urlencode(query) if query else "")
+        if not self.prefix and path != "/version":
+            self.prefix = prefix_for(self.json("GET", "/version"))
+        url = f"{self.prefix}{path}" + ("?" + urlencode(query) if query else "")
         sent = dict(headers or {})
         if isinstance(body, (dict, list)):
             body = json.dumps(body).encode("utf-8")
@@ -253,6 +256,12 @@ class Engine:
         headers = {"X-Registry-Auth": _auth(auth)}
         query = {"fromImage": name} if "@" in name else dict(zip(("fromImage", "tag"), split(name)))
         self.messages(self.open("POST", "/images/create", query, b"", headers), tick, f"pulling {name}")
+
+
+def prefix_for(version: Mapping[str, Any]) -> str:
+    """The version of the API to speak with a daemon, as its paths begin."""
+    oldest = tuple(int(part) for part in str(version.get("MinAPIVersion") or "1.12").split("."))
+    return "/v{}.{}".format(*max(API, oldest))
 
 
 def split(name: str) -> Tuple[str, str]:

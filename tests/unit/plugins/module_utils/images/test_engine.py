@@ -43,6 +43,14 @@ def test_a_daemon_elsewhere_is_refused() -> None:
         engine.socket_path("", {"DOCKER_HOST": "tcp://10.0.0.1:2376"})
 
 
+@pytest.mark.parametrize(
+    ("version", "prefix"),
+    [({"MinAPIVersion": "1.12"}, "/v1.41"), ({"MinAPIVersion": "1.44"}, "/v1.44"), ({}, "/v1.41")],
+)
+def test_the_version_of_the_api(version: dict[str, str], prefix: str) -> None:
+    assert engine.prefix_for(version) == prefix
+
+
 def test_no_daemon(tmp_path: Path) -> None:
     with pytest.raises(engine.EngineError, match="There is no Docker at"):
         engine.Engine(str(tmp_path / "none.sock")).version()
@@ -98,11 +106,11 @@ def test_messages_of_a_push(tmp_path: Path) -> None:
     )
     serve(tmp_path / "d.sock", http(lines))
     said = []
-    digest = engine.Engine(str(tmp_path / "d.sock"), 10).push("a/b:c", {}, lambda *words: said.append(words))
+    digest = engine.Engine(str(tmp_path / "d.sock"), 10, "/v1.41").push("a/b:c", {}, lambda *words: said.append(words))
     assert digest == "sha256:1" and said == [("pushing a/b:c, in MB", 2, 4)]
 
 
 def test_an_error_inside_a_stream(tmp_path: Path) -> None:
     serve(tmp_path / "d.sock", http(b'{"errorDetail":{},"error":"denied"}\n'))
     with pytest.raises(engine.EngineError, match="pulling a/b:c: denied"):
-        engine.Engine(str(tmp_path / "d.sock"), 10).pull("a/b:c", {}, lambda *words: None)
+        engine.Engine(str(tmp_path / "d.sock"), 10, "/v1.41").pull("a/b:c", {}, lambda *words: None)
