@@ -43,7 +43,7 @@ def play(playbook: str, *, fails: bool = False, **values: object) -> str:
         inventory,
         str(ROOT / "playbooks" / playbook),
         "-e",
-        json.dumps({"image_docker_socket": "", **values}),
+        json.dumps({"verl_hosts": HOST, **values}),
     )
     assert (done.returncode != 0) is fails, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -189,7 +189,7 @@ def test_the_registry_has_both_and_refuses_another_digest():
             assert json.load(answer)["config"]["digest"] == inspect(image)["Id"]
     before = inspect(APP)["Id"]
     docker("rmi", f"{REGISTRY}/{APP}", APP)
-    values: dict[str, object] = {"image_source": "registry", "verl_hosts": HOST}
+    values: dict[str, object] = {"image_source": "registry"}
     out = play("images_load.yml", fails=True, image_digest="sha256:" + "0" * 64, **values)
     assert not exists(APP) and "manifest unknown" in out.lower()
     play("images_load.yml", image_digest=found[APP], **values)
