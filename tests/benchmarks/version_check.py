@@ -12,6 +12,13 @@ from pathlib import Path
 
 from bench import ROOT, Result, ansible_env, interleave, save, timed
 
+ALONE = """
+from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate, model, table
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import nvml
+context = evaluate.gather(evaluate.subject_of_release({!r}, None), ld_library_path="", nvml=nvml.probe)
+checks = evaluate.checks(context)
+table.render(model.as_dicts(checks)), model.fingerprint(checks, context.packages)
+"""
 IMPORTS = (
     "torch", "torchvision", "torchaudio", "transformers", "tensordict", "datasets", "ray", "flash_attn", "flashinfer",
     "sglang", "sgl_kernel", "transformer_engine", "megatron.core", "apex",
@@ -51,6 +58,12 @@ def main() -> None:
                 ],
                 ansible_env(),
             ),  # fmt: skip
+            "its checks without Ansible's module library": lambda: timed(
+                [sys.executable, "-c", ALONE.format(str(options.release))], env
+            ),
+            "importing Ansible's module library": lambda: timed(
+                [sys.executable, "-c", "import ansible.module_utils.basic"]
+            ),
             "torch.utils.collect_env": lambda: timed([python, "-m", "torch.utils.collect_env"]),
             "import of every package": lambda: timed([python, "-c", present.format(IMPORTS)]),
             "starting Python": lambda: timed([sys.executable, "-c", "pass"]),
@@ -69,6 +82,12 @@ def main() -> None:
                     "of": "torch.utils.collect_env",
                     "to": "version_check",
                     "target": "at least 30",
+                },
+                {
+                    "what": "collect_env to the checks alone",
+                    "of": "torch.utils.collect_env",
+                    "to": "its checks without Ansible's module library",
+                    "target": "",
                 },
                 {
                     "what": "importing every package to version_check",
