@@ -35,7 +35,12 @@ class StackError(Exception):
 
 
 def folders(search_path: t.Sequence[str]) -> list[str]:
-    """The folders in which stacks are looked for: the user's first, then the collection's own."""
+    """The folders in which stacks are looked for: the user's first, then the collection's own.
+
+    A text, as ``-e stack_path=a,b`` gives one, is a list with commas.
+    """
+    if isinstance(search_path, str):
+        search_path = [part.strip() for part in search_path.split(",") if part.strip()]
     return [os.path.expanduser(p) for p in search_path] + [SHIPPED]
 
 

@@ -38,6 +38,7 @@ def folder(tmp_path):
 def test_a_second_stack_is_a_second_folder(folder):
     stack = stack_file.load("mine", [str(folder)])
     assert stack["name"] == "mine" and stack["wheels"] == {} and stack["cuda"] is None
+    assert stack_file.find("mine", f"/nowhere,{folder}") == str(folder / "mine")
     assert "mine" in stack_file.known([str(folder)]) and "verl0.5-preview-cu128" in stack_file.known()
 
 
