@@ -158,7 +158,12 @@ def test_a_failed_canary_stops_the_rollout(cluster, releases):
 
 def test_a_host_reboots_on_the_way(cluster, releases):
     began = on(BOOTS, "cut -d' ' -f22 /proc/1/stat")
-    options = {"rollout_reboot": "always", "rollout_boot_time_command": "cut -d' ' -f22 /proc/1/stat"}
+    options = {
+        "rollout_reboot": "always",
+        # A container has no login manager to hear a shutdown, and its host's boot id.
+        "rollout_reboot_command": "systemctl reboot",
+        "rollout_boot_time_command": "cut -d' ' -f22 /proc/1/stat",
+    }
     cluster.play("rollout.yml", "first", "--limit", BOOTS, "-e", json.dumps(options))
     assert on(BOOTS, "cut -d' ' -f22 /proc/1/stat") != began
     assert cluster.live(BOOTS) == releases["first"]

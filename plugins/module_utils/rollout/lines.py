@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Dict, List, Mapping, Optional
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 STATUSES = ("done", "failed", "unreachable", "interrupted", "waiting")
 
 
@@ -40,7 +42,7 @@ def reason(entry: Mapping[str, Any]) -> str:
             return f"the run ended while this host was {entry['rollout']['phase']}; run the rollout again"
         return ""
     told = f"{failure.get('task', '')}: {failure.get('reason', '')}".strip(": ")
-    return " ".join(told.split())
+    return " ".join(_COLOUR.sub("", told).split())
 
 
 def consequence(entry: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ def test_status(given, status):
 
 
 def test_a_failed_host_says_why_and_what_became_of_it():
-    failure = {"task": "Check", "reason": "torch\nis old", "rolled_back": "old", "in_service": False}
+    failure = {"task": "Check", "reason": "\x1b[0;1;31mtorch\x1b[0m\nis old", "rolled_back": "old", "in_service": False}
     line = lines.host_line("node1", entry("failed", rollout={"failure": failure, "times": {"draining": 10, "failed": 75}}))
     assert line.split() == ["node1", "failed", "batch", "2", "65", "s", "Check:", "torch", "is", "old", "(back", "on", "old,", "kept", "out", "of", "service)"]
 
