@@ -18,15 +18,33 @@ import typing as t
 from ansible_collections.verl.baremetal.plugins.plugin_utils import stack_file
 
 COLLECTION = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
-# The roles that run in a build container, and the code that they use.
+# The code that decides what lies in an image: the roles that run in a build container, and what they install with. What only
+# checks, reports or rolls out is left out, so that a change there builds no image of 12 GB anew.
 CODE = (
-    *("roles/" + name for name in ("cuda", "flash_attention", "image", "megatron", "preflight", "release", "sglang")),
+    *("roles/" + name for name in ("cuda", "flash_attention", "image", "megatron", "release", "sglang")),
     *("roles/" + name for name in ("stack/defaults", "venv", "wheels")),
-    "playbooks/tasks",
-    "plugins/action",
-    "plugins/module_utils",
-    "plugins/modules",
-    "plugins/plugin_utils",
+    "playbooks/tasks/build.yml",
+    "playbooks/tasks/image.yml",
+    *(
+        f"plugins/modules/{name}.py"
+        for name in (
+            "cuda_home",
+            "image_commit",
+            "nvidia_packages",
+            "python_layer",
+            "release",
+            "uv_tool",
+            "wheel_build",
+        )
+    ),
+    *(
+        f"plugins/module_utils/{name}.py"
+        for name in ("cuda_layout", "install", "layer", "record", "release", "seal", "source_build", "uv", "uv_fetch")
+    ),
+    "plugins/module_utils/images/commit.py",
+    "plugins/module_utils/wheels",
+    "plugins/plugin_utils/image_plan.py",
+    "plugins/plugin_utils/plan.py",
 )
 ENDINGS = (".py", ".yml", ".j2")
 # Variables that decide what is installed in a build container.
@@ -87,18 +105,27 @@ def scope(stack: t.Mapping[str, t.Any], image: str, variants: t.Mapping[str, str
     }
 
 
+def code_files(root: str) -> list[str]:
+    """The files of CODE, sorted: code and templates, no documentation."""
+    found = []
+    for part in CODE:
+        top = os.path.join(root, part)
+        if os.path.isfile(top):
+            found.append(top)
+        for folder, _folders, files in os.walk(top):
+            inside = os.path.relpath(folder, root).split(os.sep)
+            if not {"__pycache__", "files", "meta"} & {*inside}:
+                found += [os.path.join(folder, name) for name in files if name.endswith(ENDINGS)]
+    return sorted(found)
+
+
 def code_digest(root: str = COLLECTION) -> str:
     """sha256 of the code that makes an image: names and contents."""
     total = hashlib.sha256()
-    for part in CODE:
-        for folder, _folders, files in sorted(os.walk(os.path.join(root, part))):
-            inside = os.path.relpath(folder, root).split(os.sep)
-            for name in sorted(files) if not {"__pycache__", "files", "meta"} & {*inside} else []:
-                if name.endswith(ENDINGS):
-                    path = os.path.join(folder, name)
-                    with open(path, "rb") as stream:
-                        content = hashlib.sha256(stream.read()).hexdigest()
-                    total.update(("%s %s\n" % (os.path.relpath(path, root), content)).encode())
+    for path in code_files(root):
+        with open(path, "rb") as stream:
+            content = hashlib.sha256(stream.read()).hexdigest()
+        total.update(("%s %s\n" % (os.path.relpath(path, root), content)).encode())
     return total.hexdigest()
 
 

@@ -19,6 +19,10 @@ _SHELL_ONLY = ("PWD", "OLDPWD", "SHLVL", "_", "HOME")
 # is copied; /run is the mounted folder's place and empty in the image.
 CLEAN = r"""
 root=$1
+for uv in "$root"/tools/uv-*; do
+    kept=/run/verl-build/${uv##*/}
+    if [ -d "$uv" ] && [ ! -e "$kept" ] && cp -a "$uv" "$kept.$$"; then mv "$kept.$$" "$kept"; fi
+done
 for name in cache build wheels bundle; do
     if [ -L "$root/$name" ]; then rm "$root/$name" || exit 1; fi
 done

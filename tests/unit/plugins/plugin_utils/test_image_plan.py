@@ -72,13 +72,24 @@ def test_an_image_that_the_stack_does_not_have() -> None:
         image_plan.chain(stack_file.load("small", [str(STACKS)]), "other")
 
 
-def test_code_counts_and_bytecode_does_not(tmp_path: Path) -> None:
-    module = tmp_path / "plugins/modules/a.py"
-    (module.parent / "__pycache__").mkdir(parents=True)
-    module.write_text("a = 1\n")
+def test_code_counts_and_the_rest_does_not(tmp_path: Path) -> None:
+    role = tmp_path / "roles/venv/tasks/main.yml"
+    for path in (role, tmp_path / "plugins/modules/release.py", tmp_path / "plugins/modules/gpu_info.py"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a = 1\n")
     first = image_plan.code_digest(str(tmp_path))
-    (module.parent / "__pycache__/a.py").write_text("x")
-    (module.parent / "README.md").write_text("x")
+    (role.parent / "__pycache__").mkdir()
+    for name in ("__pycache__/a.py", "README.md"):
+        (role.parent / name).write_text("x")
+    (tmp_path / "plugins/modules/gpu_info.py").write_text("x")
     assert image_plan.code_digest(str(tmp_path)) == first
-    module.write_text("a = 2\n")
-    assert image_plan.code_digest(str(tmp_path)) != first
+    for path in (role, tmp_path / "plugins/modules/release.py"):
+        path.write_text("a = 2\n")
+        second = image_plan.code_digest(str(tmp_path))
+        assert second != first
+        first = second
+
+
+def test_every_named_file_is_there() -> None:
+    root = Path(image_plan.COLLECTION)
+    assert [part for part in image_plan.CODE if not (root / part).exists()] == []
