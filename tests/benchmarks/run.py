@@ -23,6 +23,7 @@ def main() -> None:
         "converged": ["--root", str(root / "ours"), "--pip", str(root)],
         "version_check": [str(root / "ours" / "current")],
         "switch": [],
+        "images": [],
         "rollouts": [],
         "rollout": [],
         "bundle": [],
