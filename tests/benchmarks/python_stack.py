@@ -3,13 +3,12 @@
 """The Python stack and CUDA's wheels, installed by the roles, by pip in the order of the image's recipe, and by bare uv.
 
 python_stack.py --root FOLDER [--wheels FOLDER] [--cold 1] [--warm 3]; FOLDER is emptied. What it leaves there (the
-release, and pip's environment) is what converged.py measures.
+release, and the environment made by pip) is what converged.py measures.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -32,12 +31,11 @@ def stack_file() -> Any:
 class Sides:
     """The three ways of installing the same packages below one folder."""
 
-    def __init__(self, root: Path, wheels: Path) -> None:
+    def __init__(self, root: Path, wheels: Path, python: str = "/usr/bin/python3") -> None:
         self.root, self.wheels = root, wheels
         self.reader = stack_file()
         self.stack = self.reader.load(STACK)
-        self.python = ""
-        self.warm = False
+        self.python = python
         # Compiled from sources: our side and pip's take them from the wheel cache, where they are there.
         compiled = {str(wheel["dist"]) for wheel in self.stack["wheels"].values()}
         self.cached = {path.name.split("-")[0].replace("_", "-").lower() for path in wheels.glob("*.whl")}
@@ -57,7 +55,6 @@ class Sides:
             ansible_env(),
             cwd=str(ROOT),
         )
-        self.python = os.path.realpath(self.root / "ours" / "current" / "venv" / "bin" / "python")
 
     # -- pip, as the image's recipe does it: one command after another, each resolving anew
 
@@ -113,9 +110,7 @@ class Sides:
     def uv(self) -> None:
         """The wheels of the locks by bare `uv pip sync`: no proof, no bytecode, nothing that has to be built against Torch."""
         self.remove(self.root / "uv", self.root / "uv-cuda")
-        # Warm, it reads the cache that the roles filled; cold, one of its own, which is dropped to save the disk.
-        cache = self.root / "ours" / "cache" / "uv" if self.warm else self.root / "uv-cache"
-        env = {"UV_CACHE_DIR": str(cache), "UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
+        env = {"UV_CACHE_DIR": str(self.root / "uv-cache"), "UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
         uv = str(ROOT / ".venv" / "bin" / "uv")
         timed([uv, "venv", "-q", "--python", self.python, str(self.root / "uv")], env)
         timed(
@@ -156,34 +151,31 @@ class Sides:
             elif path.exists():
                 shutil.rmtree(path)
 
-    def forget(self) -> None:
-        """Make every cache cold."""
-        self.remove(*(self.root / name for name in ("ours", "pip-cache", "uv-cache", "uv", "uv-cuda")))
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--wheels", type=Path, default=Path("/opt/verl/wheels"))
+    parser.add_argument("--python", default="/usr/bin/python3", help="the Python that the roles take on this machine")
     parser.add_argument("--cold", type=int, default=1)
     parser.add_argument("--warm", type=int, default=3)
     options = parser.parse_args()
     options.root.mkdir(parents=True, exist_ok=True)
-    sides = Sides(options.root, options.wheels)
+    sides = Sides(options.root, options.wheels, options.python)
     runs: Dict[str, List[float]] = {}
-    cases = {"the roles": sides.ours, "pip, in the recipe's order": sides.pip, "bare uv pip sync (the limit)": sides.uv}
-
-    def cold() -> None:
-        sides.forget()
-
-    for temperature, rounds in (("cold", options.cold), ("warm", options.warm)):
-        sides.warm = temperature == "warm"
-        sides.remove(*(options.root / name for name in ("uv-cache", "uv", "uv-cuda")))
-        for _round in range(rounds):
-            if temperature == "cold":
-                cold()
-            for name, values in interleave(cases, 1).items():
-                runs.setdefault(f"{name}, {temperature}", []).extend(values)
+    cases = {
+        "pip, in the recipe's order": (sides.pip, ("pip", "pip-cuda", "pip-cache")),
+        "bare uv pip sync (the limit)": (sides.uv, ("uv", "uv-cuda", "uv-cache")),
+        "the roles": (sides.ours, ("ours",)),
+    }
+    # One side after another, not in turn: the disk holds one cache at a time.
+    for name, (case, folders) in cases.items():
+        for temperature, rounds in (("cold", options.cold), ("warm", options.warm)):
+            for _round in range(rounds):
+                if temperature == "cold":
+                    sides.remove(*(options.root / folder for folder in folders))
+                runs.setdefault(f"{name}, {temperature}", []).extend(interleave({name: case}, 1)[name])
+        sides.remove(*(options.root / folder for folder in folders if folder not in ("ours", "pip")))
     left_out = sorted(sides.absent)
     save(
         Result(
