@@ -28,6 +28,7 @@ _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _NAME = rb"[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{6,64}(?:\.[0-9]+)?"
 IGNORED = ("manifest.json", ".building", ".busy")
+TIMES = ".dist-info/uv_cache.json"  # when the wheel that was built here was made
 LINK = "-> "
 
 
@@ -47,7 +48,7 @@ class Difference(NamedTuple):
 
 def ignored(path: str) -> bool:
     """Whether a path of a release is no part of its content: bytecode, and the manifest, which is compared by itself."""
-    return path in IGNORED or path.endswith(".pyc") or "__pycache__" in path.split("/")
+    return path in IGNORED or path.endswith((".pyc", TIMES)) or "__pycache__" in path.split("/")
 
 
 def normaliser(root: str) -> "re.Pattern[bytes]":
@@ -75,7 +76,7 @@ def _record(content: bytes) -> bytes:
     lines = []
     for line in content.splitlines():
         path = line.split(b",", 1)[0]
-        if path.endswith(b".pyc"):
+        if path.endswith((b".pyc", TIMES.encode("ascii"))):
             continue
         # Scripts hold the path of their Python.
         lines.append(path if path.startswith(b"../") else line)

@@ -36,7 +36,8 @@ def content(release: str, six: str = "six = 1\n") -> dict[str, str]:
     return {
         f"{SITE}/six.py": six,
         f"{SITE}/__pycache__/six.pyc": "bytecode of " + release,
-        f"{SITE}/six.dist-info/RECORD": f"six.py,sha256=x,8\n../../../bin/six,sha256={release},30\nsix.pyc,,\n",
+        f"{SITE}/six.dist-info/RECORD": f"six.py,sha256=x,8\n../../../bin/six,sha256={release},30\nsix.pyc,,\nsix.dist-info/uv_cache.json,sha256={release},9\n",
+        f"{SITE}/six.dist-info/uv_cache.json": "built for " + release,
         "venv/bin/six": f"#!{home}/venv/bin/python\n",
         "venv/bin/python": "-> /usr/bin/python3.11",
     }
