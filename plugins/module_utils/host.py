@@ -33,6 +33,11 @@ print(json.dumps({"version": "%d.%d.%d" % sys.version_info[:3], "implementation"
 INDEX_QUESTION = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
 
 
+def stack_root(given: str = "") -> str:
+    """The folder of the installation: the one that is named, else /opt/verl for root and ~/verl for anyone else."""
+    return os.path.abspath(os.path.expanduser(given or ("/opt/verl" if os.geteuid() == 0 else "~/verl")))
+
+
 def os_release(root: str = "/") -> t.Dict[str, str]:
     """``id``, ``version`` and ``pretty`` of /etc/os-release; empty strings where it does not exist."""
     values: t.Dict[str, str] = {}
@@ -243,7 +248,6 @@ def facts(
     root: str = "/",
 ) -> t.Dict[str, t.Any]:
     """Everything that the plan needs to know of a host, small enough for a thousand of them."""
-    stack_root = os.path.abspath(os.path.expanduser(stack_root))
     libc = platform.libc_ver()
     compiler = shutil.which("g++") or shutil.which("c++")
     return {

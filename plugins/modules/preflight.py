@@ -115,7 +115,6 @@ unreachable_indexes:
   type: dict
 """
 
-import os
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
@@ -152,8 +151,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    stack_root = params["stack_root"] or ("/opt/verl" if os.geteuid() == 0 else "~/verl")
-    facts = host.facts(stack_root, params["pythons"], params["python_paths"], params["cuda_homes"])
+    facts = host.facts(host.stack_root(params["stack_root"]), params["pythons"], params["python_paths"], params["cuda_homes"])
     facts["gpus"] = gpus.scan()["gpus"]
     if params["bundle"]:
         facts["bundle"] = look_at_bundle(params)

@@ -99,14 +99,14 @@ from typing import Any, Dict, Mapping, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils import arguments, release
+from ansible_collections.verl.baremetal.plugins.module_utils import arguments, host, release
 from ansible_collections.verl.baremetal.plugins.module_utils.images import listing
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 
 
 def run(params: Mapping[str, Any]) -> Dict[str, Any]:
     """The host's side of the comparison."""
-    root = os.path.expanduser(params["root"] or ("/opt/verl" if os.geteuid() == 0 else "~/verl")).rstrip("/")
+    root = host.stack_root(params["root"])
     path = params["release"] or os.path.realpath(release.current_path(root))
     manifest = release.read_manifest(path)
     if params["probe"]:

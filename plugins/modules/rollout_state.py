@@ -140,18 +140,13 @@ damaged:
 
 import fcntl
 import os
-import pathlib
 import tempfile
 from typing import Any, Dict, Optional, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.verl.baremetal.plugins.module_utils import host
 from ansible_collections.verl.baremetal.plugins.module_utils.rollout import state as logic
-
-
-def root_of(given: str) -> str:
-    """The folder of the installation."""
-    return given or ("/opt/verl" if os.geteuid() == 0 else str(pathlib.Path.home() / "verl"))
 
 
 def live_release(current: str) -> Optional[str]:
@@ -208,7 +203,7 @@ def apply(params: Dict[str, Any], document: Dict[str, Any], live: Optional[str])
 
 def run(module: AnsibleModule) -> Dict[str, Any]:
     """Read, decide and write under a lock of the file system."""
-    root = root_of(module.params["root"])
+    root = host.stack_root(module.params["root"])
     path = os.path.join(root, "state", "rollout.json")
     live = live_release(os.path.join(root, "current"))
     aside: Optional[str] = None
@@ -296,7 +291,7 @@ def main() -> None:
     except logic.StateError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        root = root_of(module.params["root"])
+        root = host.stack_root(module.params["root"])
         module.fail_json(msg=f"cannot keep the rollout's state in {root}/state: {error.strerror or error}")
     module.exit_json(**result)
 

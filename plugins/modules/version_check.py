@@ -180,6 +180,7 @@ from typing import Any, Dict, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.verl.baremetal.plugins.module_utils import host
 from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate, model, table
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import nvml
 
@@ -200,7 +201,7 @@ ARGUMENTS: Dict[str, Any] = {
 def subject(params: Mapping[str, Any]) -> evaluate.Subject:
     """What the task asks to be checked."""
     if params["stack"] is None:
-        release = params["release"] or os.path.join(params["root"] or evaluate.default_root(), "current")
+        release = params["release"] or os.path.join(host.stack_root(params["root"]), "current")
         chosen = evaluate.subject_of_release(release, params["cuda_home"])
         if params["python"]:
             chosen = chosen._replace(prefix=params["python"])

@@ -32,11 +32,6 @@ class Subject(NamedTuple):
     locked: Mapping[str, Mapping[str, Any]]
 
 
-def default_root() -> str:
-    """Where an installation lies when nobody says otherwise."""
-    return "/opt/verl" if os.geteuid() == 0 else os.path.expanduser("~/verl")
-
-
 def load_manifest(release: str) -> Dict[str, Any]:
     """The manifest of a release's folder; raises Unusable where it is missing, broken or of another schema."""
     path = os.path.join(release, "manifest.json")
