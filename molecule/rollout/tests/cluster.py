@@ -36,8 +36,9 @@ class Cluster:
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder
         self.journal = folder / "journal"
-        # Three states of one stack: each has another environment variable, and so is another release.
-        for name in ("first", "second", "third"):
+        self.processes: list[subprocess.Popen[str]] = []
+        # Two states of one stack: each has another environment variable, and so is another release.
+        for name in ("first", "second"):
             shutil.copytree(ROOT / "tests" / "stacks" / "small", folder / name / "small")
             path = folder / name / "small" / "stack.yml"
             path.write_text(path.read_text().replace("SMALL_STACK:", f"FIXTURE: {name}\n  SMALL_STACK:"))
@@ -71,18 +72,31 @@ class Cluster:
         paths = json.dumps({"stack_path": [str(self.folder / stack)], "rollout_dir": str(journal or self.journal)})
         return ["ansible-playbook", "-i", str(self.folder / "hosts.yml"), str(ROOT / "playbooks" / playbook), "-e", paths, *more]
 
-    def start(self, *words: str, **options: Path) -> subprocess.Popen[str]:
-        log = open(self.folder / "background.log", "w", encoding="utf-8")
-        environment = dict(os.environ, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_FORCE_COLOR="0", NO_COLOR="1")
-        return subprocess.Popen(
-            self.command(*words, **options), cwd=ROOT, env=environment, text=True, stdout=log, stderr=log, start_new_session=True
-        )
+    def start(self, *words: str, log: str = "background.log", **options: Path) -> subprocess.Popen[str]:
+        # The operator's own configuration, not molecule's; no colours, for they cut words apart.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_", "PY_COLORS"))}
+        kept.update(ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_COLLECTIONS_PATH=str(ROOT / ".tree"), ANSIBLE_NOCOLOR="1")
+        with open(self.folder / log, "w", encoding="utf-8") as stream:
+            process = subprocess.Popen(
+                self.command(*words, **options), cwd=ROOT, env=kept, text=True, stdout=stream, stderr=stream, start_new_session=True
+            )
+        self.processes.append(process)
+        return process
+
+    def text(self, log: str = "background.log") -> str:
+        return (self.folder / log).read_text(errors="replace")
+
+    def stop(self) -> None:
+        """Nothing goes on after the tests."""
+        for process in self.processes:
+            if process.poll() is None:
+                self.kill(process)
 
     def play(self, *words: str, expect: set[int] = frozenset({0}), **options: Path) -> str:
         began = time.monotonic()
-        process = self.start(*words, **options)
+        process = self.start(*words, log="play.log", **options)
         process.wait(timeout=1500)
-        text = (self.folder / "background.log").read_text()
+        text = self.text("play.log")
         print(f"--- {' '.join(words)}: exit {process.returncode}, {time.monotonic() - began:.0f} s\n{text}")
         assert process.returncode in expect, text[-6000:]
         return text
@@ -92,7 +106,7 @@ class Cluster:
         for _attempt in range(3000):
             if self.state(host).get("phase") in phases:
                 return
-            assert process.poll() is None, (self.folder / "background.log").read_text()[-6000:]
+            assert process.poll() is None, self.text()[-6000:]
             time.sleep(0.1)
         raise AssertionError(f"{host} never came to {phases}")
 
