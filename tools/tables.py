@@ -53,16 +53,7 @@ def denied(stack: dict[str, t.Any]) -> list[str]:
     return [row(["package", "why not"]), row(["---"] * 2)] + [row([d["name"], d["reason"]]) for d in stack["denied"]]
 
 
-def images(stack: dict[str, t.Any]) -> list[str]:
-    """The two images."""
-    lines = [row(["image", "tag", "holds"]), row(["---"] * 3)]
-    for name, image in stack["images"].items():
-        holds = ([image["parent"]] if "parent" in image else []) + image["layers"] + image["wheels"]
-        lines.append(row([name, "`%s`" % image["tag"], ", ".join(holds)]))
-    return lines
-
-
-TABLES = {"versions": versions, "denied": denied, "images": images}
+TABLES = {"versions": versions, "denied": denied}
 
 
 def fill(text: str, stack: dict[str, t.Any]) -> str:
