@@ -49,6 +49,12 @@ class ActionModule(ActionBase):
                 return self._end(journal, who)
         except OSError as error:
             return {"failed": True, "msg": f"cannot write the report: {error}"}
+        except KeyError as error:
+            return {
+                "failed": True,
+                "msg": f"the rollout's journal in {args.get('journal')} lacks {error}: something removed it while the"
+                " rollout ran; what was done is noted on the hosts, so run the rollout again",
+            }
         return {"failed": True, "msg": f"unknown state {args['state']!r}; known are open, close, rest, end, verify"}
 
     def _open(self, journal: rollout_journal.Journal, host: str) -> Dict[str, Any]:
