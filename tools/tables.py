@@ -32,6 +32,11 @@ def versions(stack: dict[str, t.Any]) -> list[str]:
         "cuda": "NVIDIA's repository, or NVIDIA's wheels",
         "cudnn": "the same",
     }
+    newest = stack["python"]["preferred"][0]
+    built: set[str] = set()
+    for layer in stack["layers"]:
+        variant = next(iter(stack["variants"].get(layer["name"], {})), None)
+        built.update(stack_file.requirements(stack, layer["name"], newest, variant)["build"])
     compiled = {w["component"]: w["source"]["kind"] for w in stack["wheels"].values()}
     lines = [row(["component", "version", "from"]), row(["---"] * 3)]
     for component in stack["components"]:
@@ -43,6 +48,8 @@ def versions(stack: dict[str, t.Any]) -> list[str]:
             where = "compiled once from the %s" % (
                 "git commit" if compiled[component["name"]] == "git" else "locked sdist"
             )
+        elif component.get("dist") in built:
+            where = "locked sdist, built in the release's environment"
         lines.append(row([component["title"], version, where]))
     lines.append(row(["Python", ", ".join(stack["python"]["preferred"]), "the system, or uv"]))
     return lines

@@ -15,7 +15,7 @@ ORDER = ("python_stack", "converged", "version_check", "wheel_cache", "switch", 
 HEAD = """# Benchmarks
 
 Made by `make bench`. A figure is the median of the runs in its row; the sides of a ratio were measured in turn, on one machine, in one run of that
-benchmark. Read the ratios: the machine is small and had other work (see its load), and the seconds are its own.
+benchmark, unless its section says otherwise. Read the ratios: the machine is small and had other work (see its load), and the seconds are its own.
 """
 NOT_RUN = {
     "python_stack": "the Python stack from a cold and a warm cache",
