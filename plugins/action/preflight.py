@@ -15,6 +15,7 @@ from ansible_collections.verl.baremetal.plugins.plugin_utils import (
     role_defaults,
     sources,
     stack_file,
+    wheel_offers,
 )
 
 MODULE = "verl.baremetal.preflight"
@@ -32,7 +33,9 @@ class ActionModule(ActionBase):
         args = dict(self._task.args)
         given = args.get("options") or {}
         values = role_defaults.values(
-            self._templar, task_vars, [*plan.Options.names(), "stack_name", "stack_path", *sources.VARIABLES]
+            self._templar,
+            task_vars,
+            [*plan.Options.names(), "stack_name", "stack_path", *sources.VARIABLES, *wheel_offers.VARIABLES],
         )
         values.update(given)
         try:
@@ -51,13 +54,16 @@ class ActionModule(ActionBase):
             if answer.get("failed") or "facts" not in answer:
                 result.update(answer)
                 return result
-            decided = plan.Planner(stack, answer["facts"], options).plan()
+            offers = wheel_offers.Offers(values)
+            decided = plan.Planner(stack, answer["facts"], options, offers.parts).plan()
+            decided["warnings"] += offers.problems
         except stack_file.StackError as error:
             raise AnsibleActionFail(str(error)) from error
         decided["sources"] = sources.derive(values, decided, stack, answer["facts"])
         if decided["new"] and decided["sources"]["bundle"] and not decided["failures"]:
             question.update(
-                bundle_uses=decided["sources"]["uses"], bundle_requirements=bundle_content.requirement_lines(decided)
+                bundle_uses=decided["sources"]["uses"],
+                bundle_requirements=bundle_content.requirement_lines(decided, values),
             )
             looked = self._execute_module(module_name=MODULE, module_args=question, task_vars=task_vars)
             decided["failures"] += sources.lacking(looked["facts"]["bundle"], options.stack_bundle)

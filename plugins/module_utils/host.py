@@ -10,12 +10,9 @@ import os
 import platform
 import re
 import shutil
-import ssl
 import subprocess
 import time
 import typing as t
-import urllib.error
-import urllib.request
 
 PYTHON_QUESTION = """
 import json, os, sys, sysconfig
@@ -215,6 +212,11 @@ def reach(
     url: str, ca_file: t.Optional[str] = None, proxy: t.Optional[str] = None, timeout: float = 10.0
 ) -> t.Optional[str]:
     """None when ``url`` answers (any HTTP status counts but 5xx); otherwise the reason in words."""
+    # Imported here: they are slow to import, and most modules ask this file for a folder's name.
+    import ssl
+    import urllib.error
+    import urllib.request
+
     handlers: t.List[t.Any] = []
     if proxy:
         handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
@@ -238,6 +240,19 @@ def reach(
         if attempt == 0:
             time.sleep(1)
     return reason
+
+
+def wheels(stack_root: str) -> t.List[t.Dict[str, t.Any]]:
+    """What the host's own cache of compiled wheels says that it holds; the files themselves are proved when one is taken."""
+    found = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(stack_root), "wheels", "*.whl.json"))):
+        try:
+            with open(path, encoding="utf-8") as stream:
+                entry = json.load(stream)
+            found.append({name: entry[name] for name in ("wheel", "key", "sha256", "parts")})
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def facts(
@@ -267,4 +282,5 @@ def facts(
         "apt": bool(shutil.which("apt-get")),
         "toolkits": toolkits(root, cuda_homes),
         "releases": releases(stack_root),
+        "wheels": wheels(stack_root),
     }

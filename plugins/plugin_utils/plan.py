@@ -8,10 +8,13 @@ Pure: nothing here asks a host or the network. All failures are collected, none 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing as t
 
 from ansible.module_utils.parsing.convert_bool import boolean
+
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import key
 
 from . import stack_file
 
@@ -81,9 +84,19 @@ def version_tuple(text: str) -> tuple[int, ...]:
 
 
 class Planner:
-    """Collects decisions and failures for one host."""
+    """Collects decisions and failures for one host.
 
-    def __init__(self, stack: dict[str, t.Any], facts: dict[str, t.Any], options: Options) -> None:
+    ``offers`` tells which compiled wheels the caches beyond the host's own hold, as parts of their keys; it is asked only where
+    the host has no compiler for them.
+    """
+
+    def __init__(
+        self,
+        stack: dict[str, t.Any],
+        facts: dict[str, t.Any],
+        options: Options,
+        offers: t.Callable[[], list[dict[str, t.Any]]] = list,
+    ) -> None:
         self.stack = stack
         self.facts = facts
         self.options = options
@@ -91,6 +104,7 @@ class Planner:
         self.warnings: list[str] = []
         self.skipped: dict[str, str] = {}
         self.os_packages: list[str] = []
+        self._offers = offers
 
     def fail(self, name: str, found: str, needed: str, remedy: str) -> None:
         """Note one failed precondition."""
@@ -141,19 +155,21 @@ class Planner:
             )
 
     def has_source(self, wheel: dict[str, t.Any], python: str) -> bool:
-        """Whether the bundle has what a wheel is made of: sources that lie in git it holds as compiled wheels only."""
+        """Whether the bundle has what a wheel is made of; a source in git may have been out of its maker's reach."""
+        if self.bundle and wheel["name"] in self.bundle.get("sources", {}):
+            return True
         built = self.bundle.get("built", []) if self.bundle else []
         if wheel["method"] != "build" or wheel["source"]["kind"] != "git" or "%s/%s" % (wheel["dist"], python) in built:
             return True
-        reason = "the bundle holds no compiled wheel of %s for Python %s" % (wheel["dist"], python)
+        reason = "the bundle holds neither the source of %s nor a compiled wheel for Python %s" % (wheel["dist"], python)
         if self.options.megatron_apex == "auto":
             self.skipped[wheel["name"]] = reason
         else:
             self.fail(
                 "megatron_apex",
                 reason,
-                "one, since its source lies in git",
-                "build it once on a host with a network, and run playbooks/bundle.yml again; or set megatron_apex: auto or false",
+                "one of them",
+                "run playbooks/bundle.yml again where wheels_source_urls or its repository can be reached; or set megatron_apex: auto or false",
             )
         return False
 
@@ -375,6 +391,32 @@ class Planner:
             return bool(kit and kit["nvcc"])
         return False
 
+    @functools.cached_property
+    def offers(self) -> list[dict[str, t.Any]]:
+        """Parts of the keys of all compiled wheels that a cache holds for this host: its own, and those beyond it."""
+        return [entry["parts"] for entry in self.facts.get("wheels", [])] + self._offers()
+
+    def cached(self, recipe: dict[str, t.Any], python: str) -> bool:
+        """Whether a cache or the bundle has the wheel, so that no compiler is needed."""
+        if self.bundle and "%s/%s" % (recipe["dist"], python) in self.bundle.get("built", []):
+            return True
+        variant = self.stack["variants"].get("torch", {}).get(self.options.venv_torch_variant, {})
+        torch = stack_file.pins(self.stack).get("torch")
+        wanted = key.parts(
+            package=recipe["dist"],
+            version=recipe["version"],
+            source=recipe["source"],
+            python="cp" + python.replace(".", ""),
+            torch={"version": torch, "cuda": variant.get("cuda")} if torch else None,
+            nvcc="",
+            archs=self.architectures(recipe),
+            flags={"env": recipe.get("env", {}), "options": recipe.get("options", [])},
+            system="%s-%s" % (self.facts["os"]["id"], self.facts["os"]["version"]),
+            glibc=self.facts["glibc"],
+            machine=self.facts["architecture"],
+        )
+        return any(key.may_serve(offered, wanted) for offered in self.offers)
+
     def architectures(self, wheel: dict[str, t.Any]) -> list[str]:
         """GPU architectures to compile for: asked for, else the host's GPUs', else the image's list."""
         if self.options.flash_attention_architectures:
@@ -382,27 +424,30 @@ class Planner:
         found = {g["compute_capability"].replace(".", "") for g in self.facts["gpus"] if g.get("compute_capability")}
         return sorted(found or {a.replace(".", "") for a in wheel.get("image_architectures", [])}, key=int)
 
-    def wheels(self, source: str, wanted_wheels: list[str]) -> list[dict[str, t.Any]]:
+    def wheels(self, source: str, wanted_wheels: list[str], python: str) -> list[dict[str, t.Any]]:
         """The compiled wheels, each with its method; those left out go to ``skipped`` with the reason."""
         chosen = []
-        no_nvcc = "no nvcc of CUDA 12 in the CUDA source %r" % source
+        nowhere = "no nvcc of CUDA 12 in the CUDA source %r, and no cache has the wheel" % source
+        elsewhere = ", or build the wheel on another host (playbooks/wheels.yml)"
         for name in wanted_wheels:
             recipe = self.stack["wheels"][name]
             method = "build"
+            can = not recipe["device_code"] or self.has_nvcc(source) or self.cached(recipe, python)
             if name == "flash_attention":
                 method = self.options.flash_attention_method
                 if method == "auto":
-                    method = "build" if self.has_nvcc(source) else "none"
+                    method = "build" if can else "none"
                     if method == "none":
-                        self.skipped[name] = no_nvcc
+                        self.skipped[name] = nowhere
                 elif method == "none":
                     self.skipped[name] = "flash_attention_method is none"
-                elif method == "build" and not self.has_nvcc(source):
+                elif method == "build" and not can:
                     self.fail(
                         "flash_attention_method",
-                        "build, with " + no_nvcc,
-                        "a CUDA compiler",
-                        "set cuda_source to nvidia or existing, or flash_attention_method to prebuilt, auto or none",
+                        "build, with " + nowhere,
+                        "a CUDA compiler, or a compiled wheel for this system, Python, Torch and GPU",
+                        "set cuda_source to nvidia or existing, or flash_attention_method to prebuilt, auto or none"
+                        + elsewhere,
                     )
                 elif method == "prebuilt" and not (
                     self.options.flash_attention_prebuilt_url and self.options.flash_attention_prebuilt_sha256
@@ -416,17 +461,17 @@ class Planner:
             elif name == "apex":
                 wanted = self.options.megatron_apex
                 if wanted == "auto":
-                    wanted = "true" if self.has_nvcc(source) else "false"
+                    wanted = "true" if can else "false"
                     if wanted == "false":
-                        self.skipped[name] = no_nvcc
+                        self.skipped[name] = nowhere
                 elif wanted == "false":
                     self.skipped[name] = "megatron_apex is false"
-                elif not self.has_nvcc(source):
+                elif not can:
                     self.fail(
                         "megatron_apex",
-                        "true, with " + no_nvcc,
-                        "a CUDA compiler",
-                        "set cuda_source to nvidia or existing, or megatron_apex: auto",
+                        "true, with " + nowhere,
+                        "a CUDA compiler, or a compiled wheel for this system, Python, Torch and GPU",
+                        "set cuda_source to nvidia or existing, or megatron_apex: auto" + elsewhere,
                     )
                 method = "build" if wanted == "true" else "none"
             if method == "none":
@@ -444,7 +489,7 @@ class Planner:
         self, python: dict[str, t.Any] | None, wheels: list[dict[str, t.Any]], builds: list[str]
     ) -> None:
         """What has to be there to compile; packages of the system that root gets installed, a failure for anyone else."""
-        if not (wheels or builds) or python is None or python["managed"]:
+        if not (wheels or builds) or python is None:
             return
         packages = []
         if not self.facts["compiler"]:
@@ -537,19 +582,14 @@ class Planner:
             variant = ""
         if python is not None:
             self.served("pythons", python["short"], "bundle_pythons")
-            if python["managed"] and self.bundle:
-                self.fail(
-                    "venv_python_managed",
-                    "Python %s is not installed, and a bundle holds none that uv brings" % python["short"],
-                    "an installed Python that the bundle serves",
-                    "install it, or make the bundle for one that is there (bundle_pythons)",
-                )
+            if python["managed"]:
+                self.served("managed_pythons", python["short"], "venv_python_managed: true")
         if variant:
             self.served("torch_variants", variant, "bundle_torch_variants")
         if source in ("pypi", "nvidia"):
             self.served("cuda_sources", source, "bundle_cuda_sources")
         wanted_layers, wanted_wheels = self.scope()
-        wheels = self.wheels(source, wanted_wheels)
+        wheels = self.wheels(source, wanted_wheels, python["short"] if python else "")
         if self.bundle and python is not None:
             wheels = [wheel for wheel in wheels if self.has_source(wheel, python["short"])]
 

@@ -155,8 +155,8 @@ def refresh(folder: str) -> None:
 
 def from_place(place: str, folder: str, wanted: key.Parts, client: source.Client) -> Tuple[Optional[Found], List[str]]:
     """A wheel from a shared folder or a URL into the cache folder; None where there is none."""
-    if "://" not in place or place.startswith("file://"):
-        path = os.path.expanduser(place[len("file://") :] if place.startswith("file://") else place)
+    path = local(place)
+    if path is not None:
         damaged: List[str] = []
         for entry in ranked(list(entries(path)), wanted):
             try:
@@ -168,23 +168,34 @@ def from_place(place: str, folder: str, wanted: key.Parts, client: source.Client
     os.makedirs(folder, exist_ok=True)
     target = os.path.join(folder, f".incoming.{os.getpid()}")
     try:
+        listed, damaged = listing(place, target, client)
+        for entry in ranked(listed, wanted):
+            try:
+                source.download(base + entry["wheel"], target, client)
+                return store(folder, target, entry), damaged
+            except (source.SourceError, CacheError) as error:
+                damaged.append(str(error))
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(target)
+    return None, damaged
+
+
+def listing(place: str, target: str, client: source.Client) -> Tuple[List[Entry], List[str]]:
+    """The entries that the index of a URL names, read by way of the file ``target``; or why it cannot be read."""
+    base = place.rstrip("/") + "/"
+    try:
         source.download(base + INDEX, target, client)
         with open(target, encoding="utf-8") as handle:
             offered = json.load(handle)
     except (source.SourceError, OSError, ValueError) as error:
-        return None, [f"{source.without_password(base)}{INDEX} cannot be read: {error}"]
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(target)
-    listed = [entry for entry in (offered.get("entries") or []) if usable(entry)] if isinstance(offered, dict) else []
-    damaged = []
-    for entry in ranked(listed, wanted):
-        try:
-            source.download(base + entry["wheel"], target, client)
-            return store(folder, target, entry), damaged
-        except (source.SourceError, CacheError) as error:
-            damaged.append(str(error))
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(target)
-    return None, damaged
+        return [], [f"{source.without_password(base)}{INDEX} cannot be read: {error}"]
+    named = offered.get("entries") if isinstance(offered, dict) else None
+    return [entry for entry in named or [] if usable(entry)], []
+
+
+def local(place: str) -> Optional[str]:
+    """The folder that a place names, None for a URL."""
+    if "://" in place and not place.startswith("file://"):
+        return None
+    return os.path.expanduser(place[len("file://") :] if place.startswith("file://") else place)

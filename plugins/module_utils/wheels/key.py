@@ -126,6 +126,23 @@ def serves(offered: Parts, wanted: Parts) -> bool:
     return not wanted["nvcc"] or wanted["nvcc"] == offered.get("nvcc")
 
 
+def may_serve(offered: Parts, wanted: Parts) -> bool:
+    """The same as far as it can be told before Torch is installed.
+
+    Of Python its tag is compared, of Torch version and CUDA (None stands for any), of the source a commit alone: an sdist's
+    version stands for its hash.
+    """
+    torch, there = wanted["torch"], offered.get("torch") or {}
+    return (
+        all(offered.get(name) == wanted[name] for name in _EXACT if name not in ("source", "python", "torch"))
+        and (offered.get("source") or {}).get("commit") == wanted["source"].get("commit")
+        and str(offered.get("python")).startswith(wanted["python"] + "-")
+        and (not torch or str(there.get("version")).split("+")[0] == torch["version"])
+        and (not torch or torch["cuda"] in (None, there.get("cuda")))
+        and set(wanted["architectures"]) <= set(offered.get("architectures") or [])
+    )
+
+
 def difference(offered: Parts, wanted: Parts) -> List[str]:
     """The names of the parts that differ, for people."""
     return sorted(name for name in set(offered) | set(wanted) if offered.get(name) != wanted.get(name))

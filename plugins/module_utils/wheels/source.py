@@ -45,6 +45,15 @@ class Client(NamedTuple):
     offline: bool = False
 
 
+def _refuse_network(address: str, client: Client) -> None:
+    """Raise for an address that would be asked for although there is no network."""
+    if client.offline and "://" in address and not address.startswith("file://"):
+        raise SourceError(
+            f"{without_password(address)} is neither here nor in the bundle, and stack_offline forbids to fetch it. "
+            "Make the bundle where that place can be reached, or name a copy on the host in wheels_source_urls."
+        )
+
+
 def sha256_of(path: str) -> str:
     """The sha256 of a file."""
     digest = hashlib.sha256()
@@ -86,6 +95,7 @@ def without_password(url: str) -> str:
 def download(url: str, target: str, client: Client) -> None:
     """A URL or a path into a file, written beside it first."""
     temporary = f"{target}.{os.getpid()}.part"
+    _refuse_network(url, client)
     if "://" not in url:
         url = "file://" + urllib.request.pathname2url(os.path.abspath(os.path.expanduser(url)))
     last: Optional[Exception] = None
@@ -338,6 +348,10 @@ def fetch_git(url: str, commit: str, folder: str, client: Client) -> None:
         shown = without_password(url) if "://" in url else url
         if not url:
             raise SourceError(f"No URL is given for commit {commit}.")
+        _refuse_network(url, client)
+        if os.path.isfile(url[len("file://") :] if url.startswith("file://") else url):
+            # A bundle of one commit lacks what came before it: git shall not ask for that.
+            _cut_history(folder, commit)
         status, said = _git(["fetch", "-q", "--depth", "1", "--no-tags", url, commit], folder, client)
         if status != 0:
             # Servers and bundles that hand out no single commits: everything, then look whether it is there.
@@ -354,6 +368,30 @@ def fetch_git(url: str, commit: str, folder: str, client: Client) -> None:
     status, head = _git(["rev-parse", "HEAD"], folder, client)
     if status != 0 or head != commit:
         raise SourceError(f"{folder} holds commit {head}, not {commit}.")
+
+
+def _cut_history(folder: str, commit: str) -> None:
+    """Let a repository take one commit for the first of all."""
+    with open(os.path.join(folder, ".git", "shallow"), "w", encoding="ascii") as handle:
+        handle.write(commit + "\n")
+
+
+def pack_git(url: str, commit: str, target: str, client: Client) -> None:
+    """One commit of a repository, without its history, as a git bundle: the same bytes whoever handed it out."""
+    with tempfile.TemporaryDirectory(prefix=".git-", dir=os.path.dirname(target)) as folder:
+        fetch_git(url, commit, folder, client)
+        _cut_history(folder, commit)
+        packed = os.path.join(folder, ".git", "packed")
+        for words in (
+            ["update-ref", "refs/heads/pinned", commit],
+            # What was fetched beside the commit is not packed, and its deltas are computed anew.
+            ["-c", "pack.threads=1", "repack", "-a", "-d", "-f", "-q"],
+            ["-c", "pack.threads=1", "bundle", "create", "-q", packed, "refs/heads/pinned"],
+        ):
+            status, said = _git(words, folder, client)
+            if status != 0:
+                raise SourceError(f"Commit {commit} could not be packed: git {' '.join(words)} said: {said[-400:]}")
+        os.replace(packed, target)
 
 
 def identity(kind: str, hashes: Sequence[str], commit: str) -> Dict[str, str]:

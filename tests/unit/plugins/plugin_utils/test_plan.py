@@ -8,6 +8,7 @@ import copy
 
 import pytest
 
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import key
 from ansible_collections.verl.baremetal.plugins.plugin_utils import plan, role_defaults, stack_file
 
 GB = 1024**3
@@ -48,13 +49,13 @@ HOST = {
 }
 
 
-def decide(host=None, stack="verl0.5-preview-cu128", **options):
+def decide(host=None, stack="verl0.5-preview-cu128", offers=list, **options):
     facts = copy.deepcopy(HOST)
     facts.update(host or {})
     shipped = role_defaults.defaults()
     values = {name: shipped[name] for name in plan.Options.names()}
     values.update({"flash_attention_method": "auto", "venv_torch_variant": "pypi"}, **options)
-    return plan.Planner(stack_file.load(stack), facts, plan.Options.from_values(values)).plan()
+    return plan.Planner(stack_file.load(stack), facts, plan.Options.from_values(values), offers).plan()
 
 
 def names(decided):
@@ -209,3 +210,62 @@ def test_an_image_holds_its_layers_and_its_parents():
     app = decide(stack_image="app")
     assert list(app["layers"]) == list(decide()["layers"]) and list(app["wheels"]) == ["transformer_engine"]
     assert names(decide(stack_image="sidecar")) == ["stack_image"]
+
+
+def compiled_flash(**changed):
+    """Parts of the key of a FlashAttention wheel, as the builder writes them on a Debian 12 host with nvcc."""
+    return key.parts(
+        **{
+            "package": "flash-attn",
+            "version": "2.8.0.post2",
+            "source": {"kind": "sdist", "sha256": "00"},
+            "python": "cp312-cpython-312-x86_64-linux-gnu",
+            "torch": {"version": "2.7.1+cu126", "cuda": "12.6", "cxx11_abi": True},
+            "nvcc": "12.4.131",
+            "archs": ["8.0", "9.0"],
+            "flags": {"env": {"FLASH_ATTENTION_FORCE_BUILD": "TRUE"}, "options": []},
+            "system": "debian-12",
+            "glibc": "2.36",
+            "machine": "x86_64",
+            **changed,
+        }
+    )
+
+
+@pytest.mark.parametrize("method", ["auto", "build"])
+def test_a_compiled_wheel_needs_no_compiler(method):
+    wanted = {"flash_attention_method": method, "flash_attention_architectures": ["9.0"]}
+    own = decide({"wheels": [{"parts": compiled_flash()}]}, **wanted)
+    beyond = decide(offers=lambda: [compiled_flash()], **wanted)
+    for decided in (own, beyond):
+        assert decided["failures"] == [] and "flash_attention" not in decided["left_out"]
+        assert decided["wheels"]["flash_attention"]["architectures"] == ["90"]
+    assert own["id"] == beyond["id"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"version": "2.8.0"},
+        {"python": "cp311-cpython-311-x86_64-linux-gnu"},
+        {"torch": {"version": "2.7.1+cu128", "cuda": "12.8", "cxx11_abi": True}},
+        {"torch": {"version": "2.8.0+cu126", "cuda": "12.6", "cxx11_abi": True}},
+        {"archs": ["8.0"]},
+        {"flags": {"env": {}, "options": []}},
+        {"system": "ubuntu-24.04"},
+        {"glibc": "2.39"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_compiled_wheel_for_something_else_does_not_count(changed):
+    offered = {"offers": lambda: [compiled_flash(**changed)], "flash_attention_architectures": ["9.0"]}
+    assert "no cache has the wheel" in decide(**offered)["left_out"]["flash_attention"]
+    assert names(decide(flash_attention_method="build", **offered)) == ["flash_attention_method"]
+
+
+def test_the_caches_are_not_read_where_there_is_a_compiler():
+    def read():
+        raise AssertionError("read")
+
+    kit = {"home": "/opt/cuda", "version": "12.4", "nvcc": True}
+    assert decide({"toolkits": [kit]}, cuda_home="/opt/cuda", offers=read)["failures"] == []
