@@ -53,7 +53,8 @@ def driver_for_cuda(context: Context) -> List[Check]:
         return [check]
     cuda = (context.definition.get("cuda") or {}).get("version", "")
     if minor and not _older(found, str(minor)):
-        remedy = f"it runs CUDA {cuda} by minor-version compatibility (no PTX of {cuda}); install {native} or newer"
+        runs = f"CUDA {cuda}" if cuda else "the stack's CUDA"
+        remedy = f"it runs {runs} by minor-version compatibility (no PTX of that version); install {native} or newer"
         return [check._replace(status=WARNING, remedy=remedy)]
     return [
         check._replace(
@@ -316,21 +317,50 @@ def fabric_manager(context: Context) -> List[Check]:
 
 def container_toolkit(context: Context) -> List[Check]:
     """Docker can give GPUs to containers. Optional: its absence is no failure."""
+    title, expected, program = "container toolkit", "for Docker", "/usr/bin/nvidia-ctk"
     if not context.facts["gpus"]:
-        return []
+        reason = str(context.facts["gpu_reason"])
+        return [Check("container_toolkit", title, SKIPPED, expected, reason, "/sys/bus/pci")]
     state = context.facts["system"]["container_toolkit"]
     if not state["program"]:
-        return [
-            Check(
-                "container_toolkit", "container toolkit", SKIPPED, "for Docker", "not installed", "/usr/bin/nvidia-ctk"
-            )
-        ]
+        return [Check("container_toolkit", title, SKIPPED, expected, "not installed", program)]
     version = context.facts["system_packages"].get("nvidia-container-toolkit", "unknown version")
-    check = Check("container_toolkit", "container toolkit", OK, "Docker knows it", version, str(state["program"]))
-    if state["docker"]:
-        return [check]
-    remedy = "Docker does not know the runtime: run the role container_toolkit"
-    return [check._replace(status=WARNING, found=f"{version}, not in daemon.json", remedy=remedy)]
+    check = Check("container_toolkit", title, OK, "Docker knows it", version, str(state["program"]))
+    if not state["docker"]:
+        remedy = "Docker does not know the runtime: run the role container_toolkit"
+        check = check._replace(status=WARNING, found=f"{version}, not in daemon.json", remedy=remedy)
+    return [check, _container_cgroups(state), _container_memory(state)]
+
+
+def _container_cgroups(state: Mapping[str, Any]) -> Check:
+    """Containers get their GPUs, and keep them when systemd reads its units again."""
+    driver, settings = state["cgroup_driver"], "/etc/nvidia-container-runtime/config.toml"
+    check = Check("container_cgroups", "GPUs of containers", OK, "given and kept", f"kept ({driver})", settings)
+    if state["no_cgroups"]:
+        remedy = "set no-cgroups = false; true is for a Docker without root only"
+        return check._replace(status=WARNING, found="no-cgroups: not given", remedy=remedy)
+    if driver != "systemd":
+        return check
+    if state["cdi"] or state["device_links"]:
+        return check._replace(found="kept (CDI)" if state["cdi"] else "kept (links in /dev/char)")
+    remedy = (
+        "nvidia-ctk system create-dev-char-symlinks --create-all, at each boot; or the Docker option "
+        "exec-opts native.cgroupdriver=cgroupfs; or toolkit 1.18 with CDI"
+    )
+    found = "lost at systemctl daemon-reload"
+    return check._replace(status=WARNING, found=found, source="/dev/char/195:255", remedy=remedy)
+
+
+def _container_memory(state: Mapping[str, Any]) -> Check:
+    """A container that asks for no /dev/shm gets enough of it."""
+    size, expected = state["shm_mb"], f">= {_SHM_MB} MB"
+    check = Check(
+        "container_shm", "/dev/shm of containers", OK, expected, f"{size} MB", "default-shm-size in daemon.json"
+    )
+    if size >= _SHM_MB:
+        return check
+    remedy = "start them with --ipc=host or --shm-size=32g, or set default-shm-size; NCCL fails with bus errors"
+    return check._replace(status=WARNING, found=f"{size} MB unless asked for", remedy=remedy)
 
 
 def package_state(context: Context) -> List[Check]:

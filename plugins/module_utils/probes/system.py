@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-import platform
 import re
 import resource
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from . import files
 
@@ -127,8 +127,12 @@ def _process_runs(root: str, name: str) -> bool:
     return any(files.line(os.path.join(base, pid, "comm")) == name[:15] for pid in files.names(base) if pid.isdigit())
 
 
+_SHM_DEFAULT_MB = 64  # what Docker gives a container that asks for nothing
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
 def container_toolkit(root: str = "/") -> Dict[str, Any]:
-    """nvidia-container-toolkit's program, and whether Docker is told of its runtime."""
+    """nvidia-container-toolkit's program, whether Docker is told of its runtime, and what containers with GPUs meet."""
     program = next(
         (
             path
@@ -137,15 +141,57 @@ def container_toolkit(root: str = "/") -> Dict[str, Any]:
         ),
         None,
     )
-    daemon = os.path.join(root, "etc/docker/daemon.json")
-    configured = "nvidia" in (files.text(daemon) or "")
-    return {"program": "/" + program if program else None, "docker": configured}
+    daemon = _docker_config(root)
+    runtimes = daemon.get("runtimes")
+    settings = files.text(os.path.join(root, "etc/nvidia-container-runtime/config.toml")) or ""
+    return {
+        "program": "/" + program if program else None,
+        "docker": isinstance(runtimes, dict) and "nvidia" in runtimes,
+        "shm_mb": _shm_of_containers(daemon),
+        "cgroup_driver": _cgroup_driver(root, daemon),
+        "no_cgroups": _setting(settings, "no-cgroups") == "true",
+        "cdi": _setting(settings, "mode") == "cdi",
+        # 195:255 is /dev/nvidiactl
+        "device_links": os.path.lexists(os.path.join(root, "dev/char/195:255")),
+    }
+
+
+def _docker_config(root: str) -> Dict[str, Any]:
+    """daemon.json; empty where there is none, or none that Docker could read."""
+    try:
+        value = json.loads(files.text(os.path.join(root, "etc/docker/daemon.json")) or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _shm_of_containers(daemon: Mapping[str, Any]) -> int:
+    """The size in megabytes of /dev/shm in a container that is started without --ipc and --shm-size."""
+    match = re.fullmatch(r"(\d+)\s*([kmgt]?)(i?b)?", str(daemon.get("default-shm-size", "")).strip().lower())
+    return int(match.group(1)) * _UNITS[match.group(2)] >> 20 if match else _SHM_DEFAULT_MB
+
+
+def _cgroup_driver(root: str, daemon: Mapping[str, Any]) -> str:
+    """Who makes the containers' cgroups: what Docker is told, else systemd where that runs with cgroups v2."""
+    options = daemon.get("exec-opts")
+    for option in options if isinstance(options, list) else ():
+        name, _equals, value = str(option).partition("=")
+        if name == "native.cgroupdriver":
+            return value
+    unified = os.path.exists(os.path.join(root, "sys/fs/cgroup/cgroup.controllers"))
+    return "systemd" if unified and os.path.isdir(os.path.join(root, "run/systemd/system")) else "cgroupfs"
+
+
+def _setting(text: str, name: str) -> Optional[str]:
+    """A value of a file in TOML that is set once; a commented line sets nothing."""
+    match = re.search(rf"^[ \t]*{name}[ \t]*=[ \t]*\"?([^\"\s#]*)", text, re.M)
+    return match.group(1) if match else None
 
 
 def probe(root: str = "/") -> Dict[str, Any]:
     return {
         "os": os_release(root),
-        "architecture": platform.machine(),
+        "architecture": os.uname().machine,
         "kernel": os.uname().release,
         "glibc": glibc(),
         "secure_boot": secure_boot(root),

@@ -537,6 +537,58 @@ def test_the_system_around(release_tree: ReleaseTree) -> None:
     }
 
 
+def test_containers_on_a_host_without_a_gpu(release_tree: ReleaseTree) -> None:
+    found = run(good(release_tree))
+    check = found["container_toolkit"]
+    assert (check.status, check.found) == (model.SKIPPED, "no NVIDIA GPU on the PCI bus")
+    assert "container_cgroups" not in found and "container_shm" not in found
+
+
+FAKE_PLACES = {
+    "known": ("/etc/docker/daemon.json", '{"runtimes": {"nvidia": {}}, "default-shm-size": "32G"}'),
+    "cgroupfs": (
+        "/etc/docker/daemon.json",
+        '{"runtimes": {"nvidia": {}}, "exec-opts": ["native.cgroupdriver=cgroupfs"]}',
+    ),
+    "no_cgroups": ("/etc/nvidia-container-runtime/config.toml", "[nvidia-container-cli]\nno-cgroups = true\n"),
+    "cdi": ("/etc/nvidia-container-runtime/config.toml", '[nvidia-container-runtime]\nmode = "cdi"\n'),
+    "v2": ("/sys/fs/cgroup/cgroup.controllers", "cpu\n"),
+    "systemd": ("/run/systemd/system/x", ""),
+    "links": ("/dev/char/195:255", ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("places", "toolkit", "cgroups", "shm"),
+    [
+        ((), "warning", "ok", "warning"),
+        (("known",), "ok", "ok", "ok"),
+        (("known", "v2", "systemd"), "ok", "warning", "ok"),
+        (("known", "v2", "systemd", "links"), "ok", "ok", "ok"),
+        (("known", "v2", "systemd", "cdi"), "ok", "ok", "ok"),
+        (("known", "v2", "systemd", "links", "no_cgroups"), "ok", "warning", "ok"),
+        (("cgroupfs", "v2", "systemd"), "ok", "ok", "warning"),
+    ],
+)
+def test_containers_on_a_fake_gpu_host(
+    release_tree: ReleaseTree, places: tuple[str, ...], toolkit: str, cgroups: str, shm: str
+) -> None:
+    """A made-up tree of /proc, /sys, /dev and Docker's files stands for a GPU host with the toolkit."""
+    tree = with_gpu(good(release_tree))
+    tree.write("/usr/bin/nvidia-ctk", "")
+    for name in places:
+        tree.write(*FAKE_PLACES[name])
+    found = run(tree)
+    statuses = [found[name].status for name in ("container_toolkit", "container_cgroups", "container_shm")]
+    assert statuses == [toolkit, cgroups, shm]
+
+
+def test_a_fake_gpu_host_without_the_toolkit(release_tree: ReleaseTree) -> None:
+    found = run(with_gpu(good(release_tree)))
+    assert (found["container_toolkit"].status, found["container_toolkit"].found) == (model.SKIPPED, "not installed")
+    assert "container_shm" not in found
+
+
 @pytest.mark.parametrize(
     "sources, status",
     [

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from factories import ReleaseTree, elf_file
@@ -434,13 +435,66 @@ def test_no_os_release(tmp_path: Path) -> None:
 def test_fabric_manager_and_container_toolkit(release_tree: ReleaseTree) -> None:
     root = str(release_tree.root)
     assert system.fabric_manager(root) == {"program": None, "running": False}
-    assert system.container_toolkit(root) == {"program": None, "docker": False}
+    found = system.container_toolkit(root)
+    assert (found["program"], found["docker"]) == (None, False)
     release_tree.write("/usr/bin/nv-fabricmanager", "")
     release_tree.write("/proc/42/comm", "nv-fabricmanage\n")
     release_tree.write("/usr/bin/nvidia-ctk", "")
     release_tree.write("/etc/docker/daemon.json", '{"runtimes": {"nvidia": {}}}')
     assert system.fabric_manager(root) == {"program": "/usr/bin/nv-fabricmanager", "running": True}
-    assert system.container_toolkit(root) == {"program": "/usr/bin/nvidia-ctk", "docker": True}
+    found = system.container_toolkit(root)
+    assert (found["program"], found["docker"]) == ("/usr/bin/nvidia-ctk", True)
+
+
+CONFIG_TOML = """#accept-nvidia-visible-devices-envvar-when-unprivileged = true
+[nvidia-container-cli]
+%s
+[nvidia-container-runtime]
+mode = "%s"
+"""
+
+
+@pytest.mark.parametrize(
+    ("daemon", "toml", "tree", "expected"),
+    [
+        (None, None, (), (64, "cgroupfs", False, False, False)),
+        ("{broken", ("#no-cgroups = true", "auto"), (), (64, "cgroupfs", False, False, False)),
+        ({"default-shm-size": "32G"}, ("no-cgroups = true", "auto"), (), (32768, "cgroupfs", True, False, False)),
+        ({"default-shm-size": "512m"}, ("no-cgroups = false", "cdi"), (), (512, "cgroupfs", False, True, False)),
+        ({"default-shm-size": "1073741824"}, None, ("v2",), (1024, "cgroupfs", False, False, False)),
+        ({}, None, ("v2", "systemd", "links"), (64, "systemd", False, False, True)),
+        ({"exec-opts": ["native.cgroupdriver=systemd"]}, None, (), (64, "systemd", False, False, False)),
+        (
+            {"exec-opts": ["native.cgroupdriver=cgroupfs"]},
+            None,
+            ("v2", "systemd"),
+            (64, "cgroupfs", False, False, False),
+        ),
+    ],
+)
+def test_containers_with_gpus_in_fake_trees(
+    release_tree: ReleaseTree, daemon: Any, toml: Any, tree: tuple[str, ...], expected: tuple[Any, ...]
+) -> None:
+    """Made-up files of Docker, the toolkit, systemd and /dev: no daemon and no GPU is asked."""
+    places = {
+        "v2": "/sys/fs/cgroup/cgroup.controllers",
+        "systemd": "/run/systemd/system/x",
+        "links": "/dev/char/195:255",
+    }
+    for name in tree:
+        release_tree.write(places[name], "")
+    if daemon is not None:
+        release_tree.write("/etc/docker/daemon.json", daemon if isinstance(daemon, str) else json.dumps(daemon))
+    if toml is not None:
+        release_tree.write("/etc/nvidia-container-runtime/config.toml", CONFIG_TOML % toml)
+    found = system.container_toolkit(str(release_tree.root))
+    assert (
+        found["shm_mb"],
+        found["cgroup_driver"],
+        found["no_cgroups"],
+        found["cdi"],
+        found["device_links"],
+    ) == expected
 
 
 def test_an_empty_root_is_all_absence(tmp_path: Path) -> None:
