@@ -28,6 +28,9 @@ class ActionModule(ActionBase):
         try:
             stack = stack_file.load(values["stack_name"], values["stack_path"])
             recipe = image_plan.describe(stack, str(self._task.args["image"]), values)
+            if self._task.args.get("definitions"):
+                recipe["definition"] = image_plan.definition(stack, recipe["name"])
+                recipe["host_definition"] = image_plan.host_definition(stack)
         except stack_file.StackError as error:
             raise AnsibleActionFail(str(error)) from error
         tags = values["image_tags"]

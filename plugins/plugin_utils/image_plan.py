@@ -21,7 +21,11 @@ COLLECTION = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__fil
 # The code that decides what lies in an image: the roles that run in a build container, and what they install with. What only
 # checks, reports or rolls out is left out, so that a change there builds no image of 12 GB anew.
 CODE = (
-    *("roles/" + name for name in ("cuda", "flash_attention", "image", "megatron", "release", "sglang")),
+    *("roles/" + name for name in ("cuda", "flash_attention", "megatron", "release", "sglang")),
+    *(
+        "roles/image/" + name
+        for name in ("vars", *(f"tasks/{part}.yml" for part in ("bootstrap", "commit", "nsight", "start")))
+    ),
     *("roles/" + name for name in ("stack/defaults", "venv", "wheels")),
     "playbooks/tasks/build.yml",
     "playbooks/tasks/image.yml",
@@ -79,12 +83,36 @@ def chain(stack: t.Mapping[str, t.Any], image: str) -> list[str]:
     return names
 
 
-def scope(stack: t.Mapping[str, t.Any], image: str, variants: t.Mapping[str, str]) -> dict[str, t.Any]:
-    """Everything of the stack that an image's content depends on."""
+def parts(stack: t.Mapping[str, t.Any], image: str) -> tuple[set[str], set[str], list[dict[str, t.Any]]]:
+    """The layers, the compiled wheels and the components that an image holds, with those of what it stands on."""
     names = chain(stack, image)
     layers = {layer for name in names for layer in stack["images"][name]["layers"]}
     wheels = {wheel for name in names for wheel in stack["images"][name]["wheels"]}
     compiled = {recipe["component"] for name, recipe in stack["wheels"].items() if name in wheels}
+    components = [
+        c for c in stack["components"] if c.get("layer") is None or c["layer"] in layers or c["name"] in compiled
+    ]
+    return layers, wheels, components
+
+
+def definition(stack: t.Mapping[str, t.Any], image: str) -> dict[str, t.Any]:
+    """What the version check compares an image with that holds no release."""
+    left_out = ("folder", "digest", "layers", "tools", "images", "platform")
+    return {**{k: v for k, v in stack.items() if k not in left_out}, "components": parts(stack, image)[2]}
+
+
+def host_definition(stack: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """What a host needs that only runs images: the driver."""
+    return {
+        "components": [c for c in stack["components"] if c["kind"] == "driver"],
+        "rules": {k: v for k, v in stack["rules"].items() if k == "driver"},
+    }
+
+
+def scope(stack: t.Mapping[str, t.Any], image: str, variants: t.Mapping[str, str]) -> dict[str, t.Any]:
+    """Everything of the stack that an image's content depends on."""
+    names = chain(stack, image)
+    layers, wheels, components = parts(stack, image)
     locks = {}
     for lock in [*sorted(layers), "uv", *(["cuda"] if stack["cuda"] else [])]:
         variant = variants.get(lock)
@@ -94,9 +122,7 @@ def scope(stack: t.Mapping[str, t.Any], image: str, variants: t.Mapping[str, str
         "images": {name: stack["images"][name] for name in names},
         "layers": [layer for layer in stack["layers"] if layer["name"] in layers],
         "wheels": {name: recipe for name, recipe in stack["wheels"].items() if name in wheels},
-        "components": [
-            c for c in stack["components"] if c.get("layer") is None or c["layer"] in layers or c["name"] in compiled
-        ],
+        "components": components,
         "locks": locks,
         **{
             key: stack.get(key)
@@ -159,6 +185,7 @@ def describe(
     return {
         "name": image,
         "tag": own["tag"],
+        "stack_tag": own["tag"],
         "parent": parent or "",
         "parent_tag": stack["images"][parent]["tag"] if parent else "",
         "os_packages": sorted({*own["os_packages"], *values["image_extra_os_packages"]}),

@@ -21,6 +21,7 @@ ARCHIVE = EPHEMERAL / "archives" / "small-app.tar.zst"
 HOST = "vb-images-host"
 BASE, APP = "vb-images/verl:base-small", "vb-images/verl:app-small"
 REGISTRY = "127.0.0.1:42250"
+READY = "verlai/verl:app-small"  # the stack's own tag
 TOOLZ_OLD = "d22731364c07d72eea0a0ad45bafb2c2937ab6fd38a3507bf55eae8744aa7d85"
 
 
@@ -194,8 +195,50 @@ def test_the_registry_has_both_and_refuses_another_digest():
     assert not exists(APP) and "manifest unknown" in out.lower()
     play("images_load.yml", image_digest=found[APP], **values)
     assert inspect(APP)["Id"] == before
-    assert "changed=0" in play("images_load.yml", image_digest=found[APP], **values)
+    # Ours is checked inside, too, where that is asked for: with its release's own pins.
+    out = play("images_load.yml", image_digest=found[APP], image_check=True, image_policy="fail", **values)
+    assert "changed=0" in out and "nothing deviates" in out
     docker("rmi", f"{REGISTRY}/{BASE}")
+
+
+def stand_in() -> None:
+    """A fixture for the image of verl's authors, which no registry gives here: an environment that pip made, without a release.
+
+    It deviates in two packages, and the registry has it under the stack's own tag.
+    """
+    name, image = "vb-images-run-ready", f"{REGISTRY}/{READY}"
+    packages = ["six==1.17.0", "idna==3.10", "packaging==25.0", "iniconfig==2.1.0", "zipp==3.23.0", "toolz==0.12.1"]
+    docker("run", "-d", "--name", name, "vb-debian12", "sleep", "300")
+    try:
+        docker("exec", name, "python3", "-m", "venv", "/opt/ready")
+        docker("exec", name, "/opt/ready/bin/pip", "install", "-q", "--no-cache-dir", "--no-compile", *packages)
+        docker("commit", "-c", "ENV PATH=/opt/ready/bin:/usr/bin:/bin", name, image)
+    finally:
+        docker("rm", "-f", name)
+    user = {"username": "fixture", "password": "fixture-word"}
+    module(HOST, "image_transfer", state="pushed", tag=image, **user)
+    docker("rmi", image)
+
+
+def test_a_ready_made_image_is_pulled_and_what_deviates_is_listed():
+    stand_in()
+    ours = inspect(APP)["Id"]
+    values: dict[str, object] = {"image_source": "upstream"}
+    out = play("images_load.yml", fails=True, **values)
+    assert "was made by this collection" in " ".join(out.split()) and inspect(APP)["Id"] == ours
+    values["image_tags"] = {"app": "vb-images/verl:ready"}
+    play("images_load.yml", **values)
+    out = play("images_load.yml", **values)
+    assert "changed=0" in out
+    flat = " ".join(out.split())
+    assert "toolz: found 0.12.1, needed 1.0.0" in flat and "docopt: found nothing, needed 0.6.2" in flat
+    assert "six: found" not in flat and "2 of " in flat
+    # What containers with GPUs need on the host: skipped, with the reason, where no GPU is.
+    assert "container toolkit for Docker no NVIDIA GPU on the" in flat
+    out = play("images_load.yml", fails=True, image_policy="fail", **values)
+    assert "toolz: mismatch" in out
+    assert docker("ps", "-aq", "--filter", "ancestor=vb-images/verl:ready") == ""
+    docker("rmi", "vb-images/verl:ready", f"{REGISTRY}/{READY}")
 
 
 def test_a_tampered_archive_is_not_loaded_and_the_true_one_is():

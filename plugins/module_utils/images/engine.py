@@ -179,9 +179,22 @@ class Engine:
 
     # -- containers
 
-    def create(self, image: str) -> str:
-        """A container that is never started, to read files of an image."""
-        return str(self.json("POST", "/containers/create", None, {"Image": image, "Cmd": ["true"]})["Id"])
+    def create(self, image: str, config: Optional[Mapping[str, Any]] = None) -> str:
+        """A container of an image; without a configuration one that is never started, to read files of the image."""
+        body = dict(config or {"Cmd": ["true"]}, Image=image)
+        return str(self.json("POST", "/containers/create", None, body)["Id"])
+
+    def put(self, container: str, path: str, archive: bytes) -> None:
+        """Unpack an archive in a folder of a container, which need not run."""
+        headers = {"Content-Type": "application/x-tar"}
+        self.read(self.open("PUT", f"/containers/{container}/archive", {"path": path}, archive, headers))
+
+    def run(self, container: str) -> Ran:
+        """Start a container, wait for its end, and return what it said."""
+        self.json("POST", f"/containers/{container}/start")
+        code = int(self.json("POST", f"/containers/{container}/wait")["StatusCode"])
+        raw = self.read(self.open("GET", f"/containers/{container}/logs", {"stdout": "1", "stderr": "1"}))
+        return Ran(code, _demultiplex(raw).decode("utf-8", "replace"))
 
     def remove(self, container: str) -> None:
         """Remove a container and its anonymous volumes."""

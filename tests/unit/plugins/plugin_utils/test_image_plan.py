@@ -93,3 +93,20 @@ def test_code_counts_and_the_rest_does_not(tmp_path: Path) -> None:
 def test_every_named_file_is_there() -> None:
     root = Path(image_plan.COLLECTION)
     assert [part for part in image_plan.CODE if not (root / part).exists()] == []
+
+
+def test_what_a_ready_made_image_is_compared_with() -> None:
+    stack = stack_file.load("verl0.5-preview-cu128")
+    base, app = ({c["name"] for c in image_plan.definition(stack, name)["components"]} for name in ("base", "app"))
+    assert {"torch", "flash_attention", "flashinfer", "apex", "cuda"} <= base and base < app
+    assert {"sglang", "transformer_engine", "megatron_core"} == app - base - {"sgl_kernel"} - {
+        name for name in app if name.startswith("transformer_engine_")
+    }
+    host = image_plan.host_definition(stack)
+    assert [c["name"] for c in host["components"]] == ["driver"] and host["rules"]["driver"]["native"]
+
+
+def test_the_stacks_own_tag_is_known_beside_the_name_in_use() -> None:
+    assert image_plan.describe(stack_file.load("small", [str(STACKS)]), "app", VALUES)["stack_tag"] == (
+        "verlai/verl:app-small"
+    )
