@@ -29,6 +29,11 @@ VARIABLES = [
     "bundle_kernels",
     "bundle_images",
     "wheels_cache_controller",
+    "wheels_source_urls",
+    "flash_attention_method",
+    "flash_attention_prebuilt_url",
+    "flash_attention_prebuilt_sha256",
+    "megatron_apex",
     "driver_branch",
     "driver_version",
     "driver_kernel_modules",
@@ -41,6 +46,8 @@ VARIABLES = [
     "stack_index_url",
     "stack_torch_index_url",
     "venv_torch_variant",
+    "venv_python_managed",
+    "venv_python_mirror",
 ]
 
 
@@ -65,6 +72,7 @@ class ActionModule(ProgressAction):
             archive = collection_archive.have(os.path.expanduser(CACHE))
             added = bundle_content.added(stack, served, values, archive)
             systems = bundle_content.systems(stack, served, values, bundle_content.host_system())
+            direct = bundle_content.direct(stack, values)
         except (stack_file.StackError, bundle_content.ContentError, OSError) as error:
             raise AnsibleActionFail(f"bundle: {error}") from error
         return {
@@ -73,4 +81,7 @@ class ActionModule(ProgressAction):
             "wanted": wanted,
             "systems": systems,
             "added": added,
+            "direct": direct,
+            "sources": bundle_content.sources(stack, values),
+            "pythons": bundle_content.pythons(served, values),
         }

@@ -6,10 +6,11 @@
     README.md         the same for people
     wheels/           wheels and source distributions of the stack's locks, uv, CUDA, the controller's tools
     built/            wheels of compiled extensions, each with what it was made of
-    sources/          sources of compiled extensions that lie in no index
+    sources/          sources of compiled extensions that lie in git, one commit each
     apt/<system>/     packages of the operating system with their closure, a signed repository
     collection/       the collection itself
     images/           archives of images
+    python/           interpreters that uv brings, as uv's mirrors have them
 
 A use is ``part/python``, for example ``torch.cu128/3.12``; ``any`` stands for every Python.
 """
@@ -29,6 +30,8 @@ SCHEMA = 1
 INDEX = "bundle.json"
 WHEELS = "wheels"
 BUILT = "built"
+SOURCES = "sources"
+PYTHON = "python"
 ANY = "any"
 SHORT = 12
 Step = Callable[[str, Optional[int], Optional[int]], None]
@@ -294,7 +297,18 @@ def head(bundle: Bundle) -> Dict[str, Any]:
         "digest": bundle.digest,
         "bytes": bundle.bytes,
         "built": sorted(built),
+        "sources": {source_name(item.path): item.path for item in bundle.files if item.path.startswith(SOURCES + "/")},
     }
+
+
+def source_path(name: str, commit: str) -> str:
+    """Where the source of a compiled wheel lies in a bundle."""
+    return f"{SOURCES}/{name}-{commit}.bundle"
+
+
+def source_name(path: str) -> str:
+    """The wheel whose source a file is."""
+    return os.path.basename(path).rpartition("-")[0]
 
 
 def pulled_folder(root: str, whole: str) -> str:

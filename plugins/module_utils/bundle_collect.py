@@ -15,10 +15,18 @@ import tempfile
 import threading
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_apt, index, record, wheel_tags
+from ansible_collections.verl.baremetal.plugins.module_utils import (
+    bundle,
+    bundle_apt,
+    bundle_python,
+    index,
+    record,
+    wheel_tags,
+)
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.bundle import BundleError, File
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import source
 
 RESERVE = 64 << 20  # bytes that stay free on the disk
 
@@ -56,6 +64,40 @@ class Added(NamedTuple):
     uses: Tuple[str, ...]
 
 
+class Direct(NamedTuple):
+    """A wheel that lies in no index, with its hash."""
+
+    name: str
+    url: str
+    sha256: str
+    use: str
+
+
+class Source(NamedTuple):
+    """The source of a compiled wheel that lies in git."""
+
+    name: str
+    url: str
+    commit: str
+    required: bool  # otherwise a bundle without it is one, and the next run tries again
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the bundle."""
+        return bundle.source_path(self.name, self.commit)
+
+
+class Content(NamedTuple):
+    """All that a bundle shall hold."""
+
+    wanted: Sequence[Wanted] = ()
+    added: Sequence[Added] = ()
+    systems: Sequence[bundle_apt.Wanted] = ()
+    direct: Sequence[Direct] = ()
+    sources: Sequence[Source] = ()
+    pythons: Sequence[bundle_python.Wanted] = ()
+
+
 class Counts(NamedTuple):
     """What a run did."""
 
@@ -63,20 +105,18 @@ class Counts(NamedTuple):
     fetched_bytes: int
     shared: int
     removed: int
+    warnings: Tuple[str, ...] = ()
 
 
-def requests_of(
-    wanted: Iterable[Wanted],
-    added: Iterable[Added],
-    systems: Iterable[bundle_apt.Wanted],
-    serves: Mapping[str, Any],
-    stack: Mapping[str, str],
-) -> Dict[str, str]:
+def requests_of(content: Content, serves: Mapping[str, Any], stack: Mapping[str, str]) -> Dict[str, str]:
     """One value for all that decides a part's content, for each part."""
-    files = sorted([item.path, list(item.uses), record.file_sha256(item.source)] for item in added)
+    files = sorted([item.path, list(item.uses), record.file_sha256(item.source)] for item in content.added)
+    uv = [item for item in content.wanted if item.name == "uv"] if content.pythons else []
     parts = {
-        "packages": sorted(wanted),
-        "systems": sorted(systems),
+        "packages": [*sorted(content.wanted), *sorted(content.direct)],
+        "systems": sorted(content.systems),
+        "sources": sorted(content.sources),
+        "pythons": [*sorted(content.pythons), *sorted(uv)],
         "files": files,
         "about": [dict(serves), dict(stack)],
     }
@@ -310,26 +350,28 @@ def collect(
     folder: str,
     stack: Mapping[str, str],
     serves: Mapping[str, List[str]],
-    wanted: Sequence[Wanted],
-    added: Sequence[Added],
-    systems: Sequence[bundle_apt.Wanted],
+    content: Content,
     places: Places,
     parts: Mapping[str, str],
     progress: Progress,
 ) -> Tuple[bundle.Bundle, Counts]:
     """Make the bundle, or make it complete; bundle.json is written last."""
     os.makedirs(os.path.join(folder, bundle.WHEELS), exist_ok=True)
-    requests = requests_of(wanted, added, systems, serves, stack)
+    requests = requests_of(content, serves, stack)
+    systems = content.systems
     wheels = kept(folder, requests, "packages", bundle.WHEELS)
     system_files = kept(folder, requests, "systems", "apt") if systems else []
+    plain = index.Client("", places.ca_file, places.proxy)
     fetch: List[Tuple[str, index.File, index.Client]] = []
     uses: Dict[Tuple[str, str], List[str]] = {}
     if wheels is None:
-        fetch, uses = _packages(wanted, places, progress)
+        fetch, uses = _packages(content.wanted, places, progress)
+        for item in content.direct:
+            fetch.append((bundle.WHEELS, index.File(item.name, item.url, item.sha256), plain))
+            uses[bundle.WHEELS, item.name] = [item.use]
     packages: Dict[str, List[bundle_apt.Package]] = {}
     if system_files is None:
         packages = _resolve(systems, places, progress)
-        plain = index.Client("", places.ca_file, places.proxy)
         fetch += [(place, item.file, plain) for place, items in packages.items() for item in items]
     counts = bring(folder, fetch, neighbours(folder), places.jobs, progress)
     listed = [*(wheels or []), *(system_files or [])]
@@ -342,7 +384,12 @@ def collect(
         listed += _sign(folder, systems, packages, places, served)
     elif systems:
         served["apt_keys"] = bundle.read(folder).serves["apt_keys"]
-    more, copied = _add_all(folder, added)
+    listed += _interpreters(folder, requests, content.pythons, listed, places, progress)
+    sources, warnings = _sources(folder, content.sources, places, progress)
+    listed += sources
+    if warnings:
+        requests["sources"] = ""
+    more, copied = _add_all(folder, content.added)
     listed += more
     made = bundle.Bundle(dict(stack), served, tuple(sorted(listed)))
     bundle.write_text(os.path.join(folder, "README.md"), bundle.readme(made, parts))
@@ -350,7 +397,55 @@ def collect(
     removed = remove_superfluous(folder, listed)
     made = made._replace(files=tuple(sorted(listed)), requests=requests)
     bundle.write(folder, made)
-    return made, counts._replace(removed=removed, shared=counts.shared + copied)
+    return made, counts._replace(removed=removed, shared=counts.shared + copied, warnings=tuple(warnings))
+
+
+def _interpreters(
+    folder: str,
+    requests: Mapping[str, str],
+    pythons: Sequence[bundle_python.Wanted],
+    listed: Sequence[File],
+    places: Places,
+    progress: Progress,
+) -> List[File]:
+    """The interpreters that uv brings, fetched by the pinned uv out of the bundle itself."""
+    if not pythons:
+        return []
+    there = kept(folder, requests, "pythons", bundle.PYTHON)
+    if there is not None:
+        return there
+    wheel = next(item.path for item in listed if any(use.startswith("uv/") for use in item.uses))
+    held = bundle_python.hold(folder, os.path.join(folder, wheel), pythons, places.ca_file, places.proxy, progress)
+    return [bundle.file_of(folder, path, [use]) for path, use in sorted(held.items())]
+
+
+def _sources(
+    folder: str, sources: Sequence[Source], places: Places, progress: Progress
+) -> Tuple[List[File], List[str]]:
+    """The sources that lie in git, and what is said of those that cannot be had; a commit that is there stays."""
+    before = bundle.read_or_none(folder)
+    there = {item.path: item for item in before.files} if before else {}
+    files, warnings = [], []
+    for item in sources:
+        if item.path in there and not bundle.touched(folder, [there[item.path]]):
+            files.append(there[item.path])
+            continue
+        progress.step(f"fetching the source of {item.name}")
+        target = os.path.join(folder, item.path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        try:
+            client = source.Client(ca_file=places.ca_file, proxy=places.proxy)
+            source.pack_git(item.url, item.commit, target, client)
+            files.append(bundle.file_of(folder, item.path, [bundle.SOURCES + "/" + bundle.ANY]))
+        except source.SourceError as error:
+            text = f"the source of {item.name} cannot be had: {error}"
+            if item.required:
+                raise BundleError(f"{text} Set wheels_source_urls to a mirror of it.") from error
+            warnings.append(
+                f"{text} The bundle does without: hosts get {item.name} only where it holds a compiled wheel for them. "
+                f"Set wheels_source_urls to a mirror of it; the next run tries again."
+            )
+    return files, warnings
 
 
 def _packages(

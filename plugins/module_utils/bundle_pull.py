@@ -186,6 +186,9 @@ def give_built(folder: str, files: Sequence[File], cache: str) -> int:
         os.makedirs(cache, exist_ok=True)
         temporary = f"{target}.{os.getpid()}.new"
         shutil.copyfile(source, temporary)
+        if record.file_sha256(temporary) != item.sha256:
+            os.unlink(temporary)
+            raise BundleError(bundle.describe(bundle.verify(folder, [item]), folder))
         os.replace(temporary, target)
         given += 1
     return given

@@ -265,18 +265,23 @@ def _ensure_venv(job: Job, progress: Progress, title: str, busy: lock.Busy) -> N
     if job.python_managed:
         managed = {"UV_PYTHON_DOWNLOADS": "manual", "UV_PYTHON_INSTALL_DIR": _managed_folder(job.path)}
         env.update(managed)
-        mirror = ["--mirror", job.python_mirror] if job.python_mirror else []
+        words = ["--no-bin"]  # nothing outside the installation
+        words += ["--mirror", job.python_mirror] if job.python_mirror else []
+        words += ["--offline"] if job.sources.offline else []
         uv.run(
-            [*base, "python", "install", *mirror, job.python],
+            [*base, "python", "install", *words, job.python],
             env,
             parent,
             progress,
             f"Python {job.python}",
             busy.fileno(),
         )
-    arguments = ["venv", "--no-project", "--python", job.python]
+    arguments = ["venv", "--no-project", "--python"]
     if job.python_managed:
-        arguments.append("--managed-python")
+        # By its full version: for a minor one the environment follows whatever patch release uv brings later.
+        arguments += [_newest(_managed_folder(job.path), job.python), "--managed-python"]
+    else:
+        arguments.append(job.python)
     # Made under its final name: scripts and pyvenv.cfg hold the path. Half a venv is seen as unusable and made anew.
     uv.run([*base, *arguments, job.path], env, parent, progress, title, busy.fileno())
     if not usable(job.path):
@@ -286,6 +291,14 @@ def _ensure_venv(job: Job, progress: Progress, title: str, busy: lock.Busy) -> N
 def _managed_folder(venv: str) -> str:
     root = lock.root_of(venv)
     return os.path.join(root, "tools", "python") if root else os.path.join(os.path.dirname(venv), "python")
+
+
+def _newest(folder: str, python: str) -> str:
+    """The newest version that uv brought into a folder for a minor or a full one."""
+    found = [re.match(r"cpython-(\d+)\.(\d+)\.(\d+)-", name) for name in os.listdir(folder)]
+    versions = [tuple(int(part) for part in match.groups()) for match in found if match]
+    fitting = [v for v in versions if f"{'.'.join(map(str, v))}.".startswith(python + ".")]
+    return ".".join(str(part) for part in max(fitting)) if fitting else python
 
 
 def _install(

@@ -79,6 +79,24 @@ options:
     type: list
     elements: dict
     default: []
+  direct:
+    description:
+      - Wheels that lie in no index. Set by the action plugin.
+    type: list
+    elements: dict
+    default: []
+  sources:
+    description:
+      - Sources of compiled wheels that lie in git. Set by the action plugin.
+    type: list
+    elements: dict
+    default: []
+  pythons:
+    description:
+      - Interpreters that uv brings. Set by the action plugin.
+    type: list
+    elements: dict
+    default: []
   gnupg:
     description:
       - Folder of the site's own key, with which the lists of packages are signed. The key is made where there is none.
@@ -197,6 +215,7 @@ from ansible_collections.verl.baremetal.plugins.module_utils import (
     bundle_apt,
     bundle_collect,
     bundle_pull,
+    bundle_python,
     host,
     index,
     layer,
@@ -208,7 +227,7 @@ from ansible_collections.verl.baremetal.plugins.module_utils.progress import Pro
 PARTS = {
     "wheels": "packages of the locks, uv, CUDA and the controller's tools, with the hashes of the locks",
     "built": "wheels of compiled extensions, each with what it was made of",
-    "sources": "sources of compiled extensions that lie in no index",
+    "sources": "sources of compiled extensions that lie in git, one commit each as a git bundle",
     "apt": "packages of the operating system with all that they depend on, signed with the site's own key",
     "collection": "the collection itself",
     "images": "archives of images",
@@ -218,14 +237,20 @@ PARTS = {
 
 def make(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
     """state present."""
-    wanted = [bundle_collect.Wanted.from_dict(item) for item in params["wanted"]]
-    added = [bundle_collect.Added(item["path"], item["source"], tuple(item["uses"])) for item in params["added"]]
-    systems = [bundle_apt.Wanted.from_dict(item) for item in params["systems"]]
     own = bundle_apt.host_sources()
-    systems = [item if item.sources else item._replace(sources=own) for item in systems]
-    requests = bundle_collect.requests_of(wanted, added, systems, params["serves"], params["stack"])
+    systems = [bundle_apt.Wanted.from_dict(item) for item in params["systems"]]
+    content = bundle_collect.Content(
+        [bundle_collect.Wanted.from_dict(item) for item in params["wanted"]],
+        [bundle_collect.Added(item["path"], item["source"], tuple(item["uses"])) for item in params["added"]],
+        [item if item.sources else item._replace(sources=own) for item in systems],
+        [bundle_collect.Direct(**item) for item in params["direct"]],
+        [bundle_collect.Source(**item) for item in params["sources"]],
+        [bundle_python.Wanted.from_dict(item) for item in params["pythons"]],
+    )
+    requests = bundle_collect.requests_of(content, params["serves"], params["stack"])
     there = bundle_collect.complete(params["path"], requests)
     counts = bundle_collect.Counts(0, 0, 0, 0)
+    before = bundle.read_or_none(params["path"])
     changed = there is None
     if there is None and params["probe"] and not check:
         return {"changed": True, "probe_pending": True}
@@ -236,9 +261,7 @@ def make(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
             params["path"],
             params["stack"],
             params["serves"],
-            wanted,
-            added,
-            systems,
+            content,
             bundle_collect.Places(
                 params["index_url"] or host.default_index(sys.executable),
                 params["ca_file"],
@@ -249,6 +272,8 @@ def make(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
             PARTS,
             Progress(params["progress_file"]),
         )
+        # What could not be had is asked for again by every run, and may still not be there.
+        changed = there != before or any(counts[:4])
     answer = {
         "changed": changed,
         "path": params["path"],
@@ -316,6 +341,9 @@ def main() -> None:
         "wanted": {"type": "list", "elements": "dict", "default": []},
         "added": {"type": "list", "elements": "dict", "default": []},
         "systems": {"type": "list", "elements": "dict", "default": []},
+        "direct": {"type": "list", "elements": "dict", "default": []},
+        "sources": {"type": "list", "elements": "dict", "default": []},
+        "pythons": {"type": "list", "elements": "dict", "default": []},
         "gnupg": {"type": "path", "default": "~/.local/share/verl-baremetal/gnupg"},
         "index_url": {"type": "str", "default": ""},
         "ca_file": {"type": "str", "default": ""},

@@ -7,6 +7,9 @@ from __future__ import annotations
 import os
 import re
 import typing as t
+import urllib.parse
+
+from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.verl.baremetal.plugins.module_utils import host
 from ansible_collections.verl.baremetal.plugins.module_utils import layer as layer_file
@@ -19,6 +22,7 @@ from . import stack_file
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 CONTROLLER_LOCKS = ("controller.txt", "uv.txt")
+PREBUILT = "prebuilt/any"
 Entry = dict[str, t.Any]
 
 
@@ -53,8 +57,10 @@ def serves(stack: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any], controll
     systems = [f"{s['id']} {s['version']}" for s in stack["platform"]["systems"]]
     sources = ["pypi", "nvidia"] if stack["cuda"] else []
     first = [values["venv_torch_variant"]] if values["venv_torch_variant"] in variants else variants[:1]
+    served = chosen("bundle_pythons", values["bundle_pythons"], pythons, pythons[:1])
     return {
-        "pythons": chosen("bundle_pythons", values["bundle_pythons"], pythons, pythons[:1]),
+        "pythons": served,
+        "managed_pythons": served if boolean(values["venv_python_managed"]) else [],
         "torch_variants": chosen(
             "bundle_torch_variants", values["bundle_torch_variants"] if variants else [], variants, first
         ),
@@ -205,6 +211,45 @@ def added(
     return found
 
 
+def pythons(served: t.Mapping[str, list[str]], values: t.Mapping[str, t.Any]) -> list[Entry]:
+    """The interpreters that uv brings."""
+    return [{"python": python, "mirror": values["venv_python_mirror"]} for python in served["managed_pythons"]]
+
+
+def sources(stack: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any]) -> list[Entry]:
+    """The sources of compiled wheels that lie in git; what is taken only where it can be had is not required."""
+    wanted = str(values["megatron_apex"]).lower()
+    return [
+        {
+            "name": name,
+            "url": values["wheels_source_urls"].get(name) or wheel["source"]["url"],
+            "commit": wheel["source"]["commit"],
+            "required": wanted == "true",
+        }
+        for name, wheel in sorted(stack["wheels"].items())
+        if wheel["source"]["kind"] == "git" and wanted != "false"
+    ]
+
+
+def direct(stack: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any]) -> list[Entry]:
+    """Wheels that lie in no index: upstream's of FlashAttention, where it is not compiled.
+
+    Raises:
+        ContentError: nobody says which one.
+    """
+    if values["flash_attention_method"] != "prebuilt" or "flash_attention" not in stack["wheels"]:
+        return []
+    url, sha256 = values["flash_attention_prebuilt_url"], values["flash_attention_prebuilt_sha256"]
+    if not url or not sha256:
+        raise ContentError(
+            "flash_attention_method: prebuilt, without URL or sha256. Set flash_attention_prebuilt_url and "
+            "flash_attention_prebuilt_sha256 to those of upstream's wheel."
+        )
+    # Upstream renames its wheels after the build: the part behind the plus is in the file's name and not in its metadata.
+    name = re.sub(r"\+[^-]*", "", urllib.parse.unquote(os.path.basename(urllib.parse.urlsplit(url).path)))
+    return [{"name": name, "url": url, "sha256": sha256, "use": PREBUILT}]
+
+
 def _entry(name: str, version: str, hashes: list[str], python: str, use: str, indexes: list[str], glibc: str) -> Entry:
     return {
         "name": name,
@@ -232,12 +277,19 @@ def uses(stack: t.Mapping[str, t.Any], plan: t.Mapping[str, t.Any], system: str,
     found += ["uv/" + python, "built/" + python, "sources/any", *packages]
     if plan["cuda"]["source"] == "pypi":
         found.append("cuda/" + python)
+    if any(wheel["method"] == "prebuilt" for wheel in plan["wheels"].values()):
+        found.append(PREBUILT)
     if plan["python"].get("managed"):
         found.append("python/" + python)
     return sorted(found)
 
 
-def requirement_lines(plan: t.Mapping[str, t.Any]) -> list[str]:
+def requirement_lines(plan: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any]) -> list[str]:
     """The requirement lines that one host's plan installs; the bundle must have a file for each."""
     lines = [line for layer in plan["layers"].values() for line in layer["requirements"]]
+    lines += [
+        f"{wheel['dist']}=={wheel['version']} --hash=sha256:{values['flash_attention_prebuilt_sha256']}"
+        for wheel in plan["wheels"].values()
+        if wheel["method"] == "prebuilt"
+    ]
     return lines + plan["cuda"]["requirements"] + plan["uv"]["requirements"]

@@ -161,7 +161,8 @@ class Planner:
         built = self.bundle.get("built", []) if self.bundle else []
         if wheel["method"] != "build" or wheel["source"]["kind"] != "git" or "%s/%s" % (wheel["dist"], python) in built:
             return True
-        reason = "the bundle holds neither the source of %s nor a compiled wheel for Python %s" % (wheel["dist"], python)
+        lacks = "the bundle holds neither the source of %s nor a compiled wheel for Python %s"
+        reason = lacks % (wheel["dist"], python)
         if self.options.megatron_apex == "auto":
             self.skipped[wheel["name"]] = reason
         else:

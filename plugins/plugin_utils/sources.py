@@ -8,7 +8,7 @@ import typing as t
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
-from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_pull
+from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_pull, bundle_python
 from ansible_collections.verl.baremetal.plugins.plugin_utils import bundle_content
 
 VARIABLES = [
@@ -19,6 +19,7 @@ VARIABLES = [
     "stack_proxy",
     "stack_offline",
     "stack_bundle",
+    "venv_python_mirror",
 ]
 
 
@@ -46,6 +47,8 @@ def derive(
         "apt": "",
         "apt_keys": [],
         "environment": {},
+        "python_mirror": values["venv_python_mirror"],
+        "wheel_sources": {},
     }
     head = facts.get("bundle") if values["stack_bundle"] else None
     if not head or head.get("error"):
@@ -54,6 +57,8 @@ def derive(
     folder = bundle_pull.folder_of(bundle_pull.Place(values["stack_bundle"]), decided["root"], head["digest"])
     found.update(index_url="", extra_index_urls=[], proxy="", offline=True, bundle=folder)
     found["find_links"] = [folder + "/" + bundle.WHEELS]
+    found["python_mirror"] = bundle_python.mirror_of(folder)
+    found["wheel_sources"] = {name: f"{folder}/{path}" for name, path in head.get("sources", {}).items()}
     found["uses"] = bundle_content.uses(stack, decided, system, bool(decided["new"]))
     if system in head["serves"].get("systems", []) and facts["root"] and facts["apt"]:
         found["apt"] = folder + "/apt/" + bundle_content.system_folder(system) + "/x86_64"

@@ -19,6 +19,7 @@ import pytest
 
 from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_collect, bundle_pull
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import source
 
 STACK = {"name": "s", "digest": "d" * 64}
 SERVES = {"pythons": ["3.11"], "torch_variants": [], "cuda_sources": [], "systems": [], "controller_pythons": []}
@@ -97,10 +98,10 @@ def wanted(python="3.11", names="abc", url=""):
     ]
 
 
-def collect(folder, index, what=None, added=(), serves=SERVES):
+def collect(folder, index, what=None, serves=SERVES, **more):
+    content = bundle_collect.Content(wanted() if what is None else what, **more)
     return bundle_collect.collect(
-        str(folder), STACK, serves, wanted() if what is None else what, list(added), [],
-        bundle_collect.Places(index.url + "/simple", jobs=2), {}, Progress(None),
+        str(folder), STACK, serves, content, bundle_collect.Places(index.url + "/simple", jobs=2), {}, Progress(None)
     )
 
 
@@ -118,7 +119,7 @@ def test_a_bundle_is_made_of_what_serves_and_a_second_one_is_the_same(index, tmp
 
 def test_a_complete_bundle_is_found_without_a_question_and_an_incomplete_one_is_not(index, tmp_path):
     made, _counts = collect(tmp_path, index)
-    request = bundle_collect.requests_of(wanted(), [], [], SERVES, STACK)
+    request = bundle_collect.requests_of(bundle_collect.Content(wanted()), SERVES, STACK)
     assert bundle_collect.complete(str(tmp_path), request) == made
     assert bundle_collect.complete(str(tmp_path), dict(request, packages="others")) is None
     # With other files of this machine the packages are not asked for again.
@@ -184,7 +185,7 @@ def test_what_cannot_be_had_is_named(index, tmp_path):
     with pytest.raises(bundle.BundleError, match=r"2 of 2 packages cannot be had: a 1 for Python 3.9: no file.*nothing 4 .*answers 404"):
         collect(tmp_path, index, gone)
     with pytest.raises(bundle.BundleError, match="no package index is configured"):
-        bundle_collect.collect(str(tmp_path), STACK, SERVES, wanted(), [], [], bundle_collect.Places(None), {}, Progress(None))
+        bundle_collect.collect(str(tmp_path), STACK, SERVES, bundle_collect.Content(wanted()), bundle_collect.Places(None), {}, Progress(None))
 
 
 def test_a_further_index_is_asked_for_what_the_first_does_not_have(index, tmp_path):
@@ -308,6 +309,71 @@ def test_compiled_wheels_go_to_the_hosts_cache(tmp_path):
     item = bundle.file_of(str(tmp_path / "b"), "built/x.whl", ["built/any"])
     give = functools.partial(bundle_pull.give_built, str(tmp_path / "b"), [item], str(tmp_path / "cache"))
     assert (give(), give()) == (1, 0) and (tmp_path / "cache/x.whl").read_bytes() == b"x"
+
+
+def test_a_damaged_compiled_wheel_is_named_and_not_given(tmp_path):
+    (tmp_path / "b/built").mkdir(parents=True)
+    (tmp_path / "b/built/x.whl").write_bytes(b"x")
+    item = bundle.file_of(str(tmp_path / "b"), "built/x.whl", ["built/any"])
+    (tmp_path / "b/built/x.whl").write_bytes(b"y")
+    with pytest.raises(bundle.BundleError, match="built/x.whl is damaged: its sha256 is"):
+        bundle_pull.give_built(str(tmp_path / "b"), [item], str(tmp_path / "cache"))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_wheel_that_lies_in_no_index_is_held_by_its_hash(index, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    index.content["/up/flash_attn-2%2Bcu12-cp311.whl"] = b"f" * 100
+    direct = bundle_collect.Direct("flash_attn-2-cp311.whl", index.url + "/up/flash_attn-2%2Bcu12-cp311.whl", sha(b"f" * 100), "prebuilt/any")
+    made, counts = collect(tmp_path, index, direct=[direct])
+    assert [f.uses for f in made.files if f.path == "wheels/flash_attn-2-cp311.whl"] == [("prebuilt/any",)] and counts.fetched == 4
+    assert collect(tmp_path, index, direct=[direct]) == (made, counts._replace(fetched=0, fetched_bytes=0))
+    with pytest.raises(bundle_collect.index.PackageIndexError, match="its sha256 is .* is needed"):
+        collect(tmp_path, index, direct=[direct._replace(sha256="0" * 64)])
+
+
+def test_a_source_in_git_is_held_at_its_commit_and_built_from_without_a_network(index, tmp_path):
+    repository = tmp_path / "repository"
+    repository.mkdir()
+
+    def git(*words, where=repository):
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
+        return subprocess.run(command, cwd=where, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q", "-b", "main")
+    for text in ("first", "second", "third"):
+        (repository / "setup.py").write_text(text * 1000)
+        git("add", ".")
+        git("commit", "-qm", text)
+    commit, place = git("rev-parse", "HEAD~1"), "sources/apex-%s.bundle"
+    wanted_source = bundle_collect.Source("apex", str(repository), commit, True)
+    made, _counts = collect(tmp_path / "one", index, sources=[wanted_source])
+    assert bundle.head(made)["sources"] == {"apex": place % commit}
+    # Whoever hands it out, and however much besides: the same bytes.
+    git("bundle", "create", "-q", str(tmp_path / "whole.bundle"), "--all")
+    again, _counts = collect(tmp_path / "two", index, sources=[wanted_source._replace(url=str(tmp_path / "whole.bundle"))])
+    assert again.digest == made.digest
+    shutil.rmtree(repository)
+    assert collect(tmp_path / "one", index, sources=[wanted_source])[0] == made
+    offline = source.Client(offline=True)
+    source.fetch_git(str(tmp_path / "one" / (place % commit)), commit, str(tmp_path / "tree"), offline)
+    assert (tmp_path / "tree/setup.py").read_text() == "second" * 1000
+    assert git("rev-list", "--count", "HEAD", where=tmp_path / "tree") == "1"
+    with pytest.raises(source.SourceError, match="neither here nor in the bundle"):
+        source.fetch_git("https://example.invalid/apex", commit, str(tmp_path / "other"), offline)
+
+
+def test_a_source_that_cannot_be_had_is_a_warning_and_tried_again_or_an_error(index, tmp_path):
+    gone = bundle_collect.Source("apex", str(tmp_path / "nowhere"), "1" * 40, False)
+    made, counts = collect(tmp_path / "b", index, sources=[gone])
+    assert "could not be fetched" in counts.warnings[0] and "the next run tries again" in counts.warnings[0]
+    assert not [f for f in made.files if f.path.startswith("sources/")] and bundle.superfluous(str(tmp_path / "b"), made.files) == []
+    request = bundle_collect.requests_of(bundle_collect.Content(wanted(), sources=[gone]), SERVES, STACK)
+    assert bundle_collect.complete(str(tmp_path / "b"), request) is None
+    index.asked.clear()
+    assert collect(tmp_path / "b", index, sources=[gone])[0] == made and index.asked == []
+    with pytest.raises(bundle.BundleError, match="the source of apex cannot be had"):
+        collect(tmp_path / "b", index, sources=[gone._replace(required=True)])
 
 
 def test_the_head_tells_which_wheels_are_compiled():

@@ -13,6 +13,7 @@ import tarfile
 
 import pytest
 
+from ansible_collections.verl.baremetal.plugins.module_utils import bundle, layer
 from ansible_collections.verl.baremetal.plugins.module_utils.wheels import cache, key
 from ansible_collections.verl.baremetal.plugins.plugin_utils import (
     bundle_content,
@@ -60,8 +61,9 @@ def served(stack, **given):
 def test_the_defaults_serve_the_newest_python_and_the_variant_of_the_hosts():
     stack = stack_file.load(STACK)
     assert served(stack) == {
-        "pythons": ["3.12"], "torch_variants": ["cu128"], "cuda_sources": ["pypi"], "systems": [], "controller_pythons": ["3.11"],
-    }
+        "pythons": ["3.12"], "managed_pythons": [], "torch_variants": ["cu128"], "cuda_sources": ["pypi"], "systems": [],
+        "controller_pythons": ["3.11"],
+    }  # fmt: skip
     assert served(stack, bundle_controller=False, venv_torch_variant="pypi")["torch_variants"] == ["pypi"]
     assert served(stack, bundle_pythons=["3.10", "3.12"])["pythons"] == ["3.12", "3.10"]
 
@@ -92,7 +94,8 @@ def test_every_line_of_every_lock_is_wanted():
     assert all(w["hashes"] for w in wanted)
     names = {w["name"] for w in wanted if w["use"] == "controller/3.11"}
     assert {"ansible-core", "aiohttp", "uv"} <= names and "pywin32" not in names
-    assert "flash-attn" in {w["name"] for w in wanted}  # its source, for hosts that compile
+    # Sources that wheels are compiled from.
+    assert {"flash-attn", "transformer-engine-torch"} <= {w["name"] for w in wanted if w["hashes"]}
 
 
 def test_packages_of_a_system_follow_from_the_roles_variables():
@@ -188,7 +191,7 @@ def test_without_a_bundle_the_variables_hold():
         ({}, {}, {"venv_torch_variant": "cu128"}, "it serves torch variants: pypi cu128"),
         ({}, {}, {"cuda_source": "nvidia"}, "it serves cuda sources: pypi nvidia"),
         ({}, {"compiler": None}, {}, r"missing: g\+\+; the bundle holds none for debian 12 .*bundle_systems: \[debian 12\]"),
-        ({}, {"pythons": []}, {"venv_python_managed": True}, "a bundle holds none that uv brings"),
+        ({}, {"pythons": []}, {"venv_python_managed": True}, "it serves managed pythons: none 3.11 make the bundle with venv_python_managed"),
     ],
 )
 def test_what_a_bundle_lacks_is_told_before_anything_changes(bundle, host, options, words):
@@ -240,11 +243,54 @@ def test_the_collection_is_packed_the_same_each_time_and_galaxy_installs_it(tmp_
     assert collection_archive.build(str(installed))[1] == open(path, "rb").read()
 
 
-def test_a_source_in_git_needs_its_compiled_wheel_in_the_bundle():
+def test_a_source_in_git_or_its_compiled_wheel_must_be_in_the_bundle():
     kit = {"home": "/cuda", "version": "12.8", "nvcc": True}
     host = {"toolkits": [kit], "gpus": [{"pci": "0", "device_id": "2330", "compute_capability": "9.0"}]}
     given = {"cuda_source": "existing", "cuda_home": "/cuda"}
-    assert decide({}, host, **given)["left_out"]["apex"] == "the bundle holds no compiled wheel of apex for Python 3.11"
-    assert "megatron_apex: the bundle holds no compiled wheel" in said(decide({}, host, megatron_apex=True, **given))
+    assert decide({}, host, **given)["left_out"]["apex"] == "the bundle holds neither the source of apex nor a compiled wheel for Python 3.11"
+    assert "megatron_apex: the bundle holds neither" in said(decide({}, host, megatron_apex=True, **given))
     there = decide({"built": ["apex/3.11"]}, host, megatron_apex=True, **given)
     assert there["failures"] == [] and "apex" in there["wheels"]
+    held = decide({"sources": {"apex": "sources/apex-1.bundle"}}, host, megatron_apex=True, **given)
+    assert held["failures"] == [] and held["sources"]["wheel_sources"] == {"apex": "/srv/b/sources/apex-1.bundle"}
+
+
+def test_sources_in_git_are_wanted_unless_the_wheel_is_not():
+    stack = stack_file.load(STACK)
+    (found,) = bundle_content.sources(stack, values())
+    assert found == {"name": "apex", "url": "https://github.com/NVIDIA/apex", "commit": stack["wheels"]["apex"]["source"]["commit"], "required": False}
+    (found,) = bundle_content.sources(stack, values(megatron_apex=True, wheels_source_urls={"apex": "/srv/apex"}))
+    assert found["url"] == "/srv/apex" and found["required"] is True
+    assert bundle_content.sources(stack, values(megatron_apex=False)) == []
+
+
+def test_upstreams_wheel_is_held_and_a_bundle_without_it_is_refused_for_a_host_that_wants_it():
+    stack = stack_file.load(STACK)
+    url = "https://example.com/v2.8.0/flash_attn-2.8.0.post2%2Bcu12torch2.7cxx11abiTRUE-cp311-cp311-linux_x86_64.whl"
+    given = {"flash_attention_method": "prebuilt", "flash_attention_prebuilt_url": url, "flash_attention_prebuilt_sha256": "a" * 64}
+    (found,) = bundle_content.direct(stack, values(**given))
+    assert found == {"name": "flash_attn-2.8.0.post2-cp311-cp311-linux_x86_64.whl", "url": url, "sha256": "a" * 64, "use": "prebuilt/any"}
+    assert bundle_content.direct(stack, values()) == []
+    with pytest.raises(bundle_content.ContentError, match="prebuilt, without URL or sha256"):
+        bundle_content.direct(stack, values(flash_attention_method="prebuilt"))
+    decided = decide(**given)
+    assert "prebuilt/any" in decided["sources"]["uses"] and "prebuilt/any" not in decide()["sources"]["uses"]
+    lines = bundle_content.requirement_lines(decided, values(**given))
+    held = [bundle.File("wheels/x.whl", 1, hash_[len("sha256:"):], ()) for one in layer.parse(lines) for hash_ in one.hashes]
+    assert bundle.lacks(held, lines) == []
+    assert bundle.lacks([item for item in held if item.sha256 != "a" * 64], lines) == ["flash-attn 2.8.0.post2"]
+
+
+def test_a_python_that_uv_brings_comes_from_a_bundle_that_serves_it():
+    stack = stack_file.load(STACK)
+    given = {"venv_python_managed": True, "bundle_pythons": ["3.11"], "venv_python_mirror": "https://mirror.example.com"}
+    serves = served(stack, **given)
+    assert bundle_content.pythons(serves, values(**given)) == [{"python": "3.11", "mirror": "https://mirror.example.com"}]
+    decided = decide({"serves": {**serves, "torch_variants": ["pypi"]}}, {"pythons": []}, **given)
+    assert decided["failures"] == [] and decided["python"]["managed"] and "python/3.11" in decided["sources"]["uses"]
+    assert decided["sources"]["python_mirror"] == "file:///srv/b/python"
+    assert decide(stack_bundle="", **given)["sources"]["python_mirror"] == "https://mirror.example.com"
+
+
+def test_a_python_that_uv_brings_needs_the_compiler_all_the_same():
+    assert decide({}, {"pythons": [], "compiler": None}, stack_bundle="", venv_python_managed=True)["os_packages"] == ["g++"]
