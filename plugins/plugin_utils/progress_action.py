@@ -100,11 +100,12 @@ class ProgressAction(ActionBase):
         gone = 0
         pause = 0.3
         while time.monotonic() - begun < self.LIMIT_SECONDS:
-            time.sleep(pause)
-            pause = min(self.POLL_SECONDS, pause * 1.5)
-            data, done, alive = self._poll(progress_file, results_file)
+            asked = time.monotonic()
+            data, done, alive = self._poll(progress_file, results_file, pause)
             if done:
                 return
+            time.sleep(max(0.0, pause - (time.monotonic() - asked)))
+            pause = min(self.POLL_SECONDS, pause * 1.5)
             gone = 0 if alive else gone + 1
             if gone >= 5:
                 return
@@ -123,11 +124,15 @@ class ProgressAction(ActionBase):
     def _task_host(self) -> str:
         return str(getattr(self._play_context, "remote_addr", None) or "host")
 
-    def _poll(self, progress_file: str, results_file: str) -> tuple[Result | None, bool, bool]:
-        """Progress, whether a result is there, whether the module's process lives (true while it is unknown)."""
+    def _poll(self, progress_file: str, results_file: str, wait: float = 0.0) -> tuple[Result | None, bool, bool]:
+        """Progress, whether a result is there, whether the module's process lives (true while it is unknown).
+
+        The host itself waits for the result, so that one which comes between two questions is not left lying.
+        """
         first, second = shlex.quote(progress_file), shlex.quote(results_file)
         script = (
-            f"cat {first} 2>/dev/null; echo; cat {second} 2>/dev/null | head -c 200; echo; "
+            f"n={round(wait * 5)}; while [ $n -gt 0 ]; do head -c 200 {second} 2>/dev/null | grep -qv '\"started\"' && break; "
+            f"n=$((n-1)); sleep 0.2; done; cat {first} 2>/dev/null; echo; cat {second} 2>/dev/null | head -c 200; echo; "
             f"p=$(sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p' {first} 2>/dev/null); "
             f'if [ -z "$p" ] || [ -d "/proc/$p" ]; then echo alive; else echo gone; fi'
         )

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,19 @@ def test_progress_is_followed(tmp_path: Path) -> None:
     # What the wrapper writes when it could not start the module.
     results.write_text('{"failed": true, "cmd": "x", "msg": "no such file", "ansible_job_id": "j1"}')
     assert action._poll(str(told), str(results))[1] is True
+
+
+def test_a_result_is_seen_while_the_host_waits(tmp_path: Path) -> None:
+    action = Fixture([])
+    results = tmp_path / "job"
+    results.write_text('{"started": true, "finished": false, "ansible_job_id": "j1"}')
+    begun = time.monotonic()
+    assert action._poll(str(tmp_path / "no"), str(results), 0.6)[1] is False
+    assert time.monotonic() - begun >= 0.6
+    threading.Timer(0.3, results.write_text, ['{"changed": true}']).start()
+    begun = time.monotonic()
+    assert action._poll(str(tmp_path / "no"), str(results), 30.0)[1] is True
+    assert time.monotonic() - begun < 15
 
 
 def test_a_vanished_module_ends_the_wait(tmp_path: Path) -> None:
