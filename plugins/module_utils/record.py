@@ -15,7 +15,6 @@ import hashlib
 import os
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 MODE_FILES = "files"
@@ -254,6 +253,8 @@ def verify(
             detail = f"versions {seen[dist.name]} and {dist.version} are both recorded"
             problems.append(Problem(dist.name, os.path.basename(dist.path), "duplicate", detail))
         seen[dist.name] = dist.version
+    from concurrent.futures import ThreadPoolExecutor  # it and what it imports cost more than most calls need
+
     count = workers or min(8, os.cpu_count() or 1)
     files = total = 0
     with ThreadPoolExecutor(max_workers=count) as pool:

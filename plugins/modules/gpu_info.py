@@ -133,12 +133,12 @@ reason:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect, nvml
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={"nvml": {"type": "bool", "default": True}}, supports_check_mode=True)
-    module.exit_json(changed=False, **collect.gpu_facts(ask=nvml.probe if module.params["nvml"] else None))
+    module.exit_json(changed=False, **collect.gpu_facts(ask=collect.ask_nvml if module.params["nvml"] else None))
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect, nvml
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect
 
 
 def main() -> None:
@@ -247,7 +247,7 @@ def main() -> None:
         prefix=prefix,
         cuda_home=cuda_home,
         ld_library_path=os.environ.get("LD_LIBRARY_PATH", ""),
-        ask=nvml.probe if module.params["nvml"] else None,
+        ask=collect.ask_nvml if module.params["nvml"] else None,
     )
     module.exit_json(changed=False, **facts)
 

@@ -182,7 +182,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.verl.baremetal.plugins.module_utils import host
 from ansible_collections.verl.baremetal.plugins.module_utils.checks import evaluate, model, table
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import nvml
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect
 
 ARGUMENTS: Dict[str, Any] = {
     "release": {"type": "path"},
@@ -224,7 +224,7 @@ def main() -> None:
         chosen = subject(module.params)
     except evaluate.Unusable as error:
         module.fail_json(msg=str(error))
-    ask = nvml.probe if module.params["nvml"] else None
+    ask = collect.ask_nvml if module.params["nvml"] else None
     context = evaluate.gather(chosen, ld_library_path=os.environ.get("LD_LIBRARY_PATH", ""), nvml=ask)
     checks = evaluate.checks(context) + evaluate.integrity(context, module.params["integrity"])
     dicts = model.as_dicts(checks)

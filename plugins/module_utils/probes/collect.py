@@ -4,17 +4,25 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-from . import cuda, dists, driver, elf, fatbin, files, gpus, libraries, nvml, packages, system
+from . import cuda, dists, driver, elf, fatbin, files, gpus, libraries, packages, system
 
 # The packages whose compiled files are read where no stack names them.
 EXTENSIONS = ("flash-attn", "transformer-engine-cu12", "transformer-engine-torch", "sgl-kernel", "apex")
 
 NvmlProbe = Callable[[], Dict[str, Any]]
+_BUILD_META = re.compile(r"^build_meta\s*=\s*\{(.*)\}\s*$", re.M)
+_BUILD_VALUE = re.compile(r"""['"](\w+)['"]\s*:\s*(?:'([^']*)'|"([^"]*)"|(\d+)\b)""")
+
+
+def ask_nvml() -> Dict[str, Any]:
+    """What NVML says of the GPUs; its reader is imported by hosts that have some."""
+    from . import nvml
+
+    return nvml.probe()
 
 
 def flashinfer_build(site_packages: Sequence[str]) -> Dict[str, Any]:
@@ -24,11 +32,9 @@ def flashinfer_build(site_packages: Sequence[str]) -> Dict[str, Any]:
         content = files.text(path)
         if content is None:
             continue
-        match = re.search(r"^build_meta\s*=\s*(\{.*\})\s*$", content, re.M)
-        try:
-            meta = ast.literal_eval(match.group(1)) if match else {}
-        except (ValueError, SyntaxError):
-            meta = {}
+        match = _BUILD_META.search(content)
+        pairs = _BUILD_VALUE.findall(match.group(1)) if match else []
+        meta = {name: int(number) if number else one or two for name, one, two, number in pairs}
         return {"source": path, "torch": meta.get("torch"), "cuda_major": meta.get("cuda_major")}
     return {}
 
@@ -68,7 +74,7 @@ def extension(paths: Sequence[str], folders: Sequence[str] = ()) -> Dict[str, An
 
 
 def gpu_facts(
-    root: str = "/", ask: Optional[NvmlProbe] = nvml.probe, dpkg: Optional[packages.Dpkg] = None
+    root: str = "/", ask: Optional[NvmlProbe] = ask_nvml, dpkg: Optional[packages.Dpkg] = None
 ) -> Dict[str, Any]:
     """GPUs by PCI, completed by NVML where a driver is loaded."""
     found = gpus.scan(root)
@@ -119,7 +125,7 @@ def facts(
     prefix: Optional[str] = None,
     cuda_home: Optional[str] = None,
     ld_library_path: str = "",
-    ask: Optional[NvmlProbe] = nvml.probe,
+    ask: Optional[NvmlProbe] = ask_nvml,
     extensions: Sequence[str] = EXTENSIONS,
     listing: Optional[dists.Listing] = None,
 ) -> Dict[str, Any]:

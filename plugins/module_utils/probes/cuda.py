@@ -8,7 +8,6 @@ import glob
 import json
 import os
 import re
-import subprocess
 from typing import Any, Dict, List, Optional, Sequence
 
 from . import files
@@ -84,6 +83,8 @@ def ask_nvcc(path: str) -> Optional[str]:
     nvcc = os.path.join(path, "bin", "nvcc")
     if not os.access(nvcc, os.X_OK):
         return None
+    import subprocess
+
     try:
         done = subprocess.run([nvcc, "-V"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import subprocess
 from typing import Any, Dict, List, Optional, Tuple
 
 from . import elf, files, packages
@@ -54,6 +53,8 @@ def _module_version(path: str) -> Tuple[Optional[str], Optional[bool]]:
         except (OSError, elf.ElfError):
             return None, None
     else:
+        import subprocess
+
         try:
             done = subprocess.run(
                 ["modinfo", "-0", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=False
