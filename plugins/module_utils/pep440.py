@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Optional, Tuple, Union
 
@@ -108,6 +109,7 @@ class Version:
         return self.key >= other.key
 
 
+@functools.lru_cache(maxsize=4096)
 def parse(text: Optional[str]) -> Optional[Version]:
     """The version in `text`, or None where there is none."""
     if not text:

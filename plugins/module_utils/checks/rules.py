@@ -7,7 +7,7 @@ A rule takes the context and returns its checks; `RULES` at the end is their ord
 
 from __future__ import annotations
 
-from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .. import pep440, pep508
 from ..probes import fatbin
@@ -457,19 +457,28 @@ class Unmet(NamedTuple):
     found: Optional[str]
 
 
-def _of_extra(line: str, extra: str, environment: Mapping[str, str]) -> Optional[pep508.Requirement]:
-    """The requirement in a line, where it counts for the package itself (no extra) or for one of its extras alone."""
+def _of_extra(
+    line: str, extra: str, environment: Mapping[str, str], verdicts: Dict[Tuple[str, str], bool]
+) -> Optional[pep508.Requirement]:
+    """The requirement in a line, where it counts for the package itself (no extra) or for one of its extras alone.
+
+    `verdicts` keeps what was said of a marker: packages have the same few.
+    """
     mentions = "extra" in line
     # most lines belong to extras that nobody asked for: they are not worth reading
     if (extra and not mentions) or (not extra and mentions and " or " not in line and "extra !=" not in line):
         return None
     requirement = pep508.parse_requirement(line)
-    return requirement if pep508.evaluate_marker(requirement.marker, environment, [extra] if extra else []) else None
+    asked = (requirement.marker, extra)
+    if asked not in verdicts:
+        verdicts[asked] = pep508.evaluate_marker(requirement.marker, environment, [extra] if extra else [])
+    return requirement if verdicts[asked] else None
 
 
 def unmet_requirements(packages: Mapping[str, str], requires: Mapping[str, Sequence[str]], python: str) -> List[Unmet]:
     """Every requirement of an installed package, with the extras that others ask of it, that is not met."""
     environment = pep508.marker_environment(python)
+    verdicts: Dict[Tuple[str, str], bool] = {}
     unmet: Set[Unmet] = set()
     done: Set[Tuple[str, str]] = set()
     queue: List[Tuple[str, str]] = [(name, "") for name in requires]
@@ -480,7 +489,7 @@ def unmet_requirements(packages: Mapping[str, str], requires: Mapping[str, Seque
         done.add((name, extra))
         for line in requires.get(name, ()):
             try:
-                requirement = _of_extra(line, extra, environment)
+                requirement = _of_extra(line, extra, environment, verdicts)
             except pep508.InvalidRequirement:
                 unmet.add(Unmet(name, line, "", "a requirement that cannot be read"))
                 continue

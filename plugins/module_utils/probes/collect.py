@@ -39,7 +39,9 @@ def flashinfer_build(site_packages: Sequence[str]) -> Dict[str, Any]:
     return {}
 
 
-def extension(paths: Sequence[str], folders: Sequence[str] = ()) -> Dict[str, Any]:
+def extension(
+    paths: Sequence[str], folders: Sequence[str] = (), known: Optional[Dict[str, bool]] = None
+) -> Dict[str, Any]:
     """Each of a package's compiled files: architectures, C++ ABI, newest glibc asked for, libraries not to be found."""
     found: List[Dict[str, Any]] = []
     own = sorted({os.path.dirname(path) for path in paths})
@@ -61,7 +63,7 @@ def extension(paths: Sequence[str], folders: Sequence[str] = ()) -> Dict[str, An
                 newest = elf.maximum_glibc(file.needed_versions())
             entry["glibc"] = ".".join(str(part) for part in newest) if newest else None
             search = dynamic.runpath or dynamic.rpath
-            entry["unresolved"] = libraries.unresolved(dynamic.needed, search, path, [*own, *folders])
+            entry["unresolved"] = libraries.unresolved(dynamic.needed, [*search, *own], path, folders, known)
         except (OSError, elf.ElfError) as error:
             entry["problem"] = str(error)
         found.append(entry)
@@ -135,6 +137,7 @@ def facts(
     site_packages = environment.site_packages if environment else []
     listing = dists.list_dists(site_packages) if listing is None else listing
     folders = libraries.search_folders(root, site_packages, cuda_home)
+    known: Dict[str, bool] = {}
     dpkg = packages.read(root)
     gpu = gpu_facts(root, ask, dpkg)
     homes = cuda.homes(root, [cuda_home] if cuda_home else [])
@@ -162,7 +165,7 @@ def facts(
             copy._asdict() for copy in libraries.copies(libraries.NCCL, root, site_packages, cuda_home, ld_library_path)
         ],
         "extensions": {
-            name: extension(dists.shared_libraries(listing.dists[name]), folders)
+            name: extension(dists.shared_libraries(listing.dists[name]), folders, known)
             for name in extensions
             if name in listing.dists
         },

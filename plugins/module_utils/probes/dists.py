@@ -16,7 +16,6 @@ from . import elf, files
 _HEADER_LIMIT = 4 * 1024 * 1024
 _RECORD_LIMIT = 16 * 1024 * 1024
 _CHUNK = 16 * 1024
-_END = re.compile(rb"\r?\n\r?\n")
 _REQUIRES = re.compile(r"^Requires-Dist:(.*)$", re.M | re.I)
 
 
@@ -175,9 +174,9 @@ def _head(dist: Dist) -> str:
             while len(head) < _HEADER_LIMIT:
                 chunk = stream.read(_CHUNK)
                 head += chunk
-                end = _END.search(head)
-                if end:
-                    head = head[: end.start() + 1]
+                ends = [end for end in (head.find(b"\n\n"), head.find(b"\n\r\n")) if end >= 0]
+                if ends:
+                    head = head[: min(ends) + 1]
                     break
                 if not chunk:
                     break
@@ -212,7 +211,8 @@ def parse_headers(text: str) -> Dict[str, List[str]]:
 
 def requires(dist: Dist) -> List[str]:
     """The package's Requires-Dist values (or the lines of an egg's requires.txt, which has no markers but sections)."""
-    found = [line.strip() for line in _REQUIRES.findall(_head(dist))]
+    head = _head(dist)
+    found = [line.strip() for line in _REQUIRES.findall(head)] if "requires-dist:" in head.lower() else []
     if found or not dist.path.endswith(".egg-info"):
         return found
     lines: List[str] = []

@@ -143,9 +143,25 @@ def search_folders(root: str = "/", site_packages: Sequence[str] = (), cuda_home
     return found + loader_folders(root)
 
 
-def unresolved(needed: Sequence[str], rpath: Sequence[str], path: str, folders: Sequence[str]) -> List[str]:
-    """The libraries that a file at `path` needs and that are in none of the folders."""
+def unresolved(
+    needed: Sequence[str],
+    rpath: Sequence[str],
+    path: str,
+    folders: Sequence[str],
+    known: Optional[Dict[str, bool]] = None,
+) -> List[str]:
+    """The libraries that a file at `path` needs and that are in none of the folders.
+
+    `known` keeps what was found in `folders`: most libraries are there, and every file asks for the same.
+    """
     origin = os.path.dirname(os.path.realpath(path))
     own = [folder.replace("$ORIGIN", origin).replace("${ORIGIN}", origin) for folder in rpath]
-    places = [*own, origin, *folders]
-    return [name for name in needed if not any(os.path.exists(os.path.join(place, name)) for place in places)]
+    shared: Dict[str, bool] = {} if known is None else known
+    for name in needed:
+        if name not in shared:
+            shared[name] = _in_any(name, folders)
+    return [name for name in needed if not shared[name] and not _in_any(name, [*own, origin])]
+
+
+def _in_any(name: str, folders: Sequence[str]) -> bool:
+    return any(os.path.exists(os.path.join(folder, name)) for folder in folders)
