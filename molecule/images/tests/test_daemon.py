@@ -42,9 +42,10 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        # In a network of its own: a dockerd without a bridge takes docker0 away, which the machine's daemon needs.
         command = [
-            "dockerd", f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec", f"--pidfile={self.folder}/pid",
-            f"--host=unix://{self.socket}", "--bridge=none", "--iptables=false", "--ip6tables=false",
+            "unshare", "--net", "dockerd", f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec",
+            f"--pidfile={self.folder}/pid", f"--host=unix://{self.socket}", "--bridge=none", "--iptables=false", "--ip6tables=false",
         ]  # fmt: skip
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -92,8 +93,10 @@ class Daemon:
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    if os.geteuid() != 0 or not shutil.which("dockerd"):
-        pytest.skip("only root can start a second dockerd, and only where its program is")
+    if os.geteuid() != 0 or not (shutil.which("dockerd") and shutil.which("unshare")):
+        pytest.skip("only root can start a second dockerd, and only where dockerd and unshare are")
+    bridge = Path("/sys/class/net/docker0")
+    before = bridge.exists()
     folder = Path(tempfile.mkdtemp(prefix="vb-dockerd-"))  # short: a socket's path has at most 107 characters
     one = Daemon(folder)
     try:
@@ -102,6 +105,7 @@ def daemon() -> Iterator[Daemon]:
     finally:
         one.stop()
         shutil.rmtree(folder, ignore_errors=True)
+    assert bridge.exists() == before, "the machine's own daemon lost its bridge"
 
 
 def commit(daemon: Daemon) -> subprocess.Popen[str]:
