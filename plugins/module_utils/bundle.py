@@ -332,8 +332,7 @@ def readme(bundle: Bundle, parts: Mapping[str, str]) -> str:
         "It serves:",
         "",
     ]
-    # The site's key is left out: the same content under another key is the same bundle.
-    shown = sorted((name.replace("_", " "), values) for name, values in bundle.serves.items() if name != "apt_keys")
+    shown = sorted((name.replace("_", " "), values) for name, values in bundle.serves.items())
     lines += [f"- {name}: {', '.join(values) or 'none'}" for name, values in shown]
     lines += ["", "| folder | files | MB | what |", "|---|---|---|---|"]
     lines += [f"| {top}/ | {count[top]} | {size[top] / 1e6:.1f} | {parts.get(top, '')} |" for top in sorted(size)]

@@ -381,9 +381,7 @@ def collect(
         listed.append(File(path, os.path.getsize(os.path.join(folder, path)), file.sha256, tuple(use)))
     served = {name: list(values) for name, values in serves.items()}
     if packages:
-        listed += _sign(folder, systems, packages, places, served)
-    elif systems:
-        served["apt_keys"] = bundle.read(folder).serves["apt_keys"]
+        listed += _sign(folder, systems, packages, places)
     listed += _interpreters(folder, requests, content.pythons, listed, places, progress)
     sources, warnings = _sources(folder, content.sources, places, progress)
     listed += sources
@@ -487,13 +485,12 @@ def _sign(
     systems: Sequence[bundle_apt.Wanted],
     packages: Mapping[str, List[bundle_apt.Package]],
     places: Places,
-    served: Dict[str, List[str]],
 ) -> List[File]:
     """The lists of the systems' packages, signed with the site's own key."""
     signer = bundle_apt.Signer(places.gnupg)
     files = []
     try:
-        served["apt_keys"] = [signer.fingerprint()]
+        signer.fingerprint()  # made where there is none
         for place, items in packages.items():
             title = next(system.system for system in systems if system.folder == place)
             written = bundle_apt.write_repository(os.path.join(folder, place), title, items, signer)

@@ -281,7 +281,7 @@ def make(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
         "bytes": there.bytes,
         "files": len(there.files),
     }
-    answer.update(counts._asdict())
+    answer.update(counts._asdict(), warnings=list(counts.warnings))
     return answer
 
 

@@ -45,7 +45,6 @@ def derive(
         "bundle": "",
         "uses": [],
         "apt": "",
-        "apt_keys": [],
         "environment": {},
         "python_mirror": values["venv_python_mirror"],
         "wheel_sources": {},
@@ -62,7 +61,6 @@ def derive(
     found["uses"] = bundle_content.uses(stack, decided, system, bool(decided["new"]))
     if system in head["serves"].get("systems", []) and facts["root"] and facts["apt"]:
         found["apt"] = folder + "/apt/" + bundle_content.system_folder(system) + "/x86_64"
-        found["apt_keys"] = head["serves"]["apt_keys"]
         # Whatever installs packages sees the bundle's repository and no other.
         found["environment"] = {"APT_CONFIG": decided["root"] + "/bundle/apt.conf"}
     return found

@@ -9,7 +9,8 @@ import json
 import pytest
 import testinfra
 
-DEBIAN, NOBLE, JAMMY = "vb-nvidia-debian", "vb-nvidia-noble", "vb-nvidia-jammy"
+DEBIAN, NOBLE, JAMMY, ALONE = "vb-nvidia-debian", "vb-nvidia-noble", "vb-nvidia-jammy", "vb-nvidia-alone"
+BUNDLE = "/srv/bundles/nvidia/apt/debian12/x86_64"
 
 
 def connect(name):
@@ -136,3 +137,32 @@ def test_a_removed_driver_leaves_nothing_behind():
         "/etc/modprobe.d/verl-nouveau.conf",
     ):
         assert not host.file(path).exists
+
+
+def test_a_host_without_a_network_has_driver_and_cuda_from_the_bundle():
+    host, there = connect(ALONE), packages(ALONE)
+    assert host.check_output("ls /sys/class/net") == "lo"
+    driver = {name: there[name] for name in there if "nvidia" in name}
+    assert set(driver.values()) == {"570.133.20-1"}
+    assert {"nvidia-kernel-open-dkms", "nvidia-driver-pinning-570", "nvidia-fabricmanager-570"} <= set(driver)
+    assert there["cuda-toolkit-12-8"] == "12.8.1-1" and there["libcudnn9-dev-cuda-12"] == "9.8.0.87-1"
+    assert host.check_output("dkms status") == "nvidia/570.133.20, 6.1.0-99-amd64, x86_64: installed"
+    assert "release 12.8" in host.check_output("/opt/verl/current/cuda/bin/nvcc")
+    assert "g++" in there, "what compiling needs comes from the bundle too"
+
+
+def test_the_hosts_own_apt_does_not_know_the_bundle():
+    # Its folder may be gone one day: then the host's own updates must go on.
+    assert connect(ALONE).run("grep -r /srv/bundles /etc/apt").rc == 1
+
+
+def test_apt_refuses_a_package_of_the_bundle_that_was_damaged():
+    host = connect(ALONE)
+    run = (
+        f"cp -r {BUNDLE} /tmp/apt && cd /tmp/apt && f=$(ls libcudnn9-cuda-12_*.deb) && size=$(stat -c %s $f) && "
+        "head -c $size /dev/zero > $f && echo 'deb [signed-by=/tmp/apt/3bf863cc.pub] file:///tmp/apt /' > /tmp/list && "
+        "o='-o Dir::Etc::sourcelist=/tmp/list -o Dir::Etc::sourceparts=none -o APT::Get::List-Cleanup=0' && apt-get $o -q update && "
+        "apt-get $o -y --allow-change-held-packages --reinstall install libcudnn9-cuda-12"
+    )
+    refused = host.run(run)
+    assert refused.rc != 0 and "Hash Sum mismatch" in refused.stdout + refused.stderr
