@@ -14,7 +14,6 @@ import csv
 import hashlib
 import os
 import re
-import shutil
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 MODE_FILES = "files"
@@ -170,7 +169,8 @@ def read_record(dist: Distribution) -> List[Entry]:
 def record_sha256(dist: Distribution) -> str:
     """The sha256 of the RECORD file itself, "" when it is missing: one value that stands for every file."""
     try:
-        return file_sha256(os.path.join(dist.path, "RECORD"))
+        with open(os.path.join(dist.path, "RECORD"), "rb") as handle:
+            return hashlib.sha256(handle.read()).hexdigest()
     except OSError:
         return ""
 
@@ -302,6 +302,8 @@ def remove(dist: Distribution) -> None:
     Files outside the environment's own folder are left alone, whatever a RECORD says. The dist-info folder goes
     last, so that an interruption leaves the distribution visible and broken, never half gone and unseen.
     """
+    import shutil  # it imports every compression there is; what only reads does without it
+
     site = os.path.dirname(dist.path)
     prefix = os.path.realpath(_environment(site))
     try:
@@ -328,6 +330,8 @@ def remove(dist: Distribution) -> None:
 
 def _remove_empty(folder: str, site: str) -> None:
     """Remove a folder that holds nothing but bytecode, and its parents, up to site-packages."""
+    import shutil
+
     while folder.startswith(site + os.sep):
         cache = os.path.join(folder, "__pycache__")
         try:

@@ -13,7 +13,7 @@ from factories import ReleaseTree
 
 DEFINITION = {"denied": [{"name": "vllm", "reason": "not supported"}]}
 NAME = "ansible_collections.verl.baremetal.plugins.module_utils.checks"
-SLOW = ("ansible.", "subprocess", "concurrent.futures", "logging", "urllib.request", "ssl", "ast", "ctypes")
+SLOW = ("ansible.", "subprocess", "shutil", "concurrent.futures", "logging", "urllib.request", "ssl", "ast", "ctypes")
 
 
 def run(*words: str, flags: tuple[str, ...] = (), home: str = "/nonexistent") -> subprocess.CompletedProcess[str]:
