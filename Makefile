@@ -75,7 +75,7 @@ scenario: venv-dev tree docker ## one molecule scenario: SCENARIO=name [STEP=con
 	@bash tests/ci/scenario.sh "$(SCENARIO)" "$(if $(STEP),$(STEP),test)" $(ARGS)
 
 .PHONY: bench
-bench: venv-dev tree ## benchmarks (BENCH="version_check switch") into docs/benchmarks.md; needs 30 GB and an hour
+bench: venv-dev tree ## benchmarks (BENCH="version_check switch") into docs/benchmarks.md; needs 35 GB and an hour
 	@python tests/benchmarks/run.py $(BENCH)
 
 .PHONY: test-flash-attention

@@ -35,6 +35,8 @@ class Result:
     # Ratios in words: {"what": "...", "of": case, "to": case, "target": "at most 1.25" or ""}
     ratios: List[Dict[str, Any]] = field(default_factory=list)
     figures: Dict[str, Any] = field(default_factory=dict)
+    # What was aimed at; see target().
+    targets: List[Dict[str, Any]] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
     left_out: List[str] = field(default_factory=list)
     machine: Dict[str, Any] = field(default_factory=dict)
@@ -93,6 +95,12 @@ def timed(command: Sequence[str], env: Optional[Mapping[str, str]] = None, **opt
     return seconds
 
 
+def busy_seconds() -> float:
+    """Seconds of processor time that this machine's processes took since it started, all cores together."""
+    user, nice, system = (int(word) for word in _lines("/proc/stat")[0].split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
 def peak_memory(command: Sequence[str], env: Optional[Mapping[str, str]] = None) -> float:
     """MiB of the largest process among a command and its children."""
     code = (
@@ -126,6 +134,11 @@ def median(values: Sequence[float]) -> float:
 def ratio(runs: Mapping[str, Sequence[float]], of: str, to: str) -> float:
     """How many times as long the case `of` takes as the case `to`."""
     return median(runs[of]) / median(runs[to])
+
+
+def target(what: str, value: float, words: str, bound: float, unit: str, limit: str) -> Dict[str, Any]:
+    """One aim: what was measured, `words` ("at most", "under" or "at least") the bound, and what the limit is."""
+    return {"what": what, "value": value, "words": words, "bound": bound, "unit": unit, "limit": limit}
 
 
 def save(result: Result) -> Path:

@@ -2,22 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python stack and CUDA's wheels, installed by the roles, by pip in the order of the image's recipe, and by bare uv.
 
-python_stack.py --root FOLDER [--wheels FOLDER] [--cold 1] [--warm 3]; FOLDER is emptied. What it leaves there (the
-release, and the environment made by pip) is what converged.py measures.
+python_stack.py --root FOLDER [--wheels FOLDER] [--cold 1] [--warm 3]; FOLDER is emptied and needs 35 GB. What it leaves
+there (the release, the environment made by pip, and their caches) is what converged.py measures.
+
+pip has a cache of its own; uv's sides and the roles, which install with uv, use one folder in turn, and each cold run
+begins with an empty one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
-from bench import ROOT, Result, ansible_env, interleave, median, save, timed
+from bench import ROOT, Result, ansible_env, busy_seconds, interleave, median, ratio, save, target, timed
 
 sys.path.insert(0, str(ROOT / "plugins" / "plugin_utils"))
 STACK = "verl0.5-preview-cu128"
+BARE = "bare uv pip sync (the limit)"
+COMPILED = "uv pip sync with its bytecode"
 
 
 def stack_file() -> Any:
@@ -45,16 +51,15 @@ class Sides:
 
     def ours(self) -> None:
         """The site playbook, from the locks."""
-        for name in ("releases", "state", "current"):
+        for name in ("releases", "state", "current", "wheels", "build"):
             self.remove(self.root / "ours" / name)
-        target = self.root / "ours" / "wheels"
-        if self.cached and not target.exists():
-            shutil.copytree(self.wheels, target)
-        timed(
-            ["ansible-playbook", "site.yml", "-e", f"stack_root={self.root / 'ours'}", "-e", "release_profile=false"],
-            ansible_env(),
-            cwd=str(ROOT),
-        )
+        values = {
+            "stack_root": str(self.root / "ours"),
+            "release_profile": False,
+            "venv_cache_dir": str(self.root / "uv-cache"),
+            "wheels_cache_controller": str(self.wheels),
+        }
+        timed(["ansible-playbook", "site.yml", "-e", json.dumps(values)], ansible_env(), cwd=str(ROOT))
 
     # -- pip, as the image's recipe does it: one command after another, each resolving anew
 
@@ -107,19 +112,33 @@ class Sides:
 
     # -- uv alone: the limit
 
-    def uv(self) -> None:
-        """The wheels of the locks by bare `uv pip sync`: no proof, no bytecode, nothing that has to be built against Torch."""
+    def uv(self, *more: str) -> None:
+        """The wheels of the locks by bare `uv pip sync`: no proof, nothing that has to be built against Torch."""
         self.remove(self.root / "uv", self.root / "uv-cuda")
         env = {"UV_CACHE_DIR": str(self.root / "uv-cache"), "UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
         uv = str(ROOT / ".venv" / "bin" / "uv")
         timed([uv, "venv", "-q", "--python", self.python, str(self.root / "uv")], env)
         timed(
-            [uv, "pip", "sync", "-q", "--require-hashes", "--python", str(self.root / "uv"), str(self.wheel_lock())],
+            [
+                uv,
+                "pip",
+                "sync",
+                "-q",
+                *more,
+                "--require-hashes",
+                "--python",
+                str(self.root / "uv"),
+                str(self.wheel_lock()),
+            ],
             env,
         )
         lock = Path(self.stack["folder"]) / "locks" / "cuda.txt"
-        timed([uv, "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", str(lock), "--python",
+        timed([uv, "pip", "install", "-q", *more, "--no-deps", "--require-hashes", "-r", str(lock), "--python",
                str(self.root / "uv"), "--target", str(self.root / "uv-cuda")], env)  # fmt: skip
+
+    def uv_compiled(self) -> None:
+        """The same with uv's own compilation of bytecode, which the roles have, too."""
+        self.uv("--compile-bytecode")
 
     def wheel_lock(self) -> Path:
         """The locks as one file, without what has no wheel."""
@@ -155,7 +174,7 @@ class Sides:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--wheels", type=Path, default=Path("/opt/verl/wheels"))
+    parser.add_argument("--wheels", type=Path, default=Path.home() / ".cache/verl-baremetal/wheels")
     parser.add_argument("--python", default="/usr/bin/python3", help="the Python that the roles take on this machine")
     parser.add_argument("--cold", type=int, default=1)
     parser.add_argument("--warm", type=int, default=3)
@@ -163,26 +182,30 @@ def main() -> None:
     options.root.mkdir(parents=True, exist_ok=True)
     sides = Sides(options.root, options.wheels, options.python)
     runs: Dict[str, List[float]] = {}
+    busy: Dict[str, List[float]] = {}
     cases = {
         "pip, in the recipe's order": (sides.pip, ("pip", "pip-cuda", "pip-cache")),
-        "bare uv pip sync (the limit)": (sides.uv, ("uv", "uv-cuda", "uv-cache")),
-        "the roles": (sides.ours, ("ours",)),
+        BARE: (sides.uv, ("uv", "uv-cuda", "uv-cache")),
+        COMPILED: (sides.uv_compiled, ("uv", "uv-cuda", "uv-cache")),
+        "the roles": (sides.ours, ("ours", "uv-cache")),
     }
-    # One side after another, not in turn: the disk holds one cache at a time.
-    for name, (case, folders) in cases.items():
-        for temperature, rounds in (("cold", options.cold), ("warm", options.warm)):
-            for _round in range(rounds):
+    for temperature, rounds in (("cold", options.cold), ("warm", options.warm)):
+        for _round in range(rounds):
+            for name, (case, folders) in cases.items():
                 if temperature == "cold":
                     sides.remove(*(options.root / folder for folder in folders))
+                before = busy_seconds()
                 runs.setdefault(f"{name}, {temperature}", []).extend(interleave({name: case}, 1)[name])
-        sides.remove(*(options.root / folder for folder in folders if folder not in ("ours", "pip")))
+                busy.setdefault(f"{name}, {temperature}", []).append(busy_seconds() - before)
+    sides.remove(options.root / "uv", options.root / "uv-cuda")
     left_out = sorted(sides.absent)
     save(
         Result(
             name="python_stack",
             title="The Python stack and CUDA's wheels",
-            question="From nothing (cold) and with every file in the installer's cache (warm). The roles also compile "
-            "bytecode, prove every file against its RECORD, check the versions, write the manifest and switch.",
+            question="From nothing (cold) and with every file in the installer's cache (warm). The roles also build what has "
+            "no wheel, compile bytecode, prove every file against its RECORD, import the extensions, check the versions, "
+            "write everything to the disk and switch.",
             runs=runs,
             ratios=[
                 {
@@ -198,6 +221,18 @@ def main() -> None:
                     "target": "",
                 },
                 {
+                    "what": "the roles to uv with its bytecode, cold",
+                    "of": "the roles, cold",
+                    "to": "uv pip sync with its bytecode, cold",
+                    "target": "",
+                },
+                {
+                    "what": "the roles to uv with its bytecode, warm",
+                    "of": "the roles, warm",
+                    "to": "uv pip sync with its bytecode, warm",
+                    "target": "",
+                },
+                {
                     "what": "the roles to bare uv, cold",
                     "of": "the roles, cold",
                     "to": "bare uv pip sync (the limit), cold",
@@ -210,11 +245,25 @@ def main() -> None:
                     "target": "",
                 },
             ],  # fmt: skip
-            figures={"median of the roles, warm": f"{median(runs['the roles, warm']):.1f} s"} if options.warm else {},
+            figures={
+                "processor time of all cores, the whole machine": ", ".join(
+                    f"{name} {median(values):.0f} s" for name, values in busy.items()
+                )
+            },
+            targets=[
+                target(
+                    "the roles to bare uv, cold",
+                    ratio(runs, "the roles, cold", f"{BARE}, cold"),
+                    "at most",
+                    1.25,
+                    "times",
+                    f"uv with its bytecode: {ratio(runs, f'{COMPILED}, cold', f'{BARE}, cold'):.2f} times",
+                ),
+            ],  # fmt: skip
             notes=[
-                "pip's side ends with cuDNN 9.8.0.87 over what Torch asks for, as the recipe does; bare uv leaves out what "
-                "has to be built from a source archive (FlashInfer, Megatron core and two small packages) and compiles no "
-                "bytecode."
+                "pip's side ends with cuDNN 9.8.0.87 over what Torch asks for, as the recipe does. uv's sides leave out what "
+                "has to be built from a source archive (FlashInfer, Megatron core and two small packages); bare uv compiles "
+                "no bytecode. TransformerEngine for Torch comes from the wheel cache on pip's side and the roles'.",
             ],
             left_out=[f"{name}: not in the wheel cache of this machine" for name in left_out],
         )

@@ -11,7 +11,9 @@ from typing import Any, Dict, List
 
 from bench import RESULTS, ROOT, median
 
-ORDER = ("python_stack", "converged", "version_check", "wheel_cache", "switch", "images", "rollouts")
+ORDER = (
+    "python_stack", "converged", "version_check", "wheel_cache", "switch", "images", "bundle", "rollouts", "rollout",
+)  # fmt: skip
 HEAD = """# Benchmarks
 
 Made by `make bench`. A figure is the median of the runs in its row; the sides of a ratio were measured in turn, on one machine, in one run of that
@@ -24,7 +26,9 @@ NOT_RUN = {
     "wheel_cache": "a second host from the wheel cache against compiling",
     "switch": "a release switch and rollback against reinstalling",
     "images": "image export and load against docker save with gzip",
+    "bundle": "an installation from a bundle against one from the index",
     "rollouts": "the site playbook over 1, 8 and 32 hosts, tuned against defaults",
+    "rollout": "a rollout over SSH hosts",
 }
 
 
@@ -59,6 +63,33 @@ def section(result: Dict[str, Any]) -> List[str]:
     return lines
 
 
+def number(value: float) -> str:
+    """A figure without more digits than it is worth."""
+    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def verdict(entry: Dict[str, Any]) -> str:
+    """Whether a target was met, and how far off it is where it was not."""
+    value, bound = float(entry["value"]), float(entry["bound"])
+    more = entry["words"] == "at least"
+    if value >= bound if more else value <= bound:
+        return "met"
+    return f"missed, {(bound / value if more else value / bound):.2g} times off"
+
+
+def targets(results: List[Dict[str, Any]]) -> List[str]:
+    """All targets in one table."""
+    every = [entry for result in results for entry in result.get("targets", [])]
+    if not every:
+        return []
+    lines = ["", "## Targets", "", "| | target | measured | | the limit |", "| --- | --- | --- | --- | --- |"]
+    for entry in every:
+        unit = f" {entry['unit']}" if entry["unit"] else ""
+        wanted, found = f"{entry['words']} {number(entry['bound'])}{unit}", f"{number(entry['value'])}{unit}"
+        lines.append(f"| {entry['what']} | {wanted} | {found} | {verdict(entry)} | {entry['limit']} |")
+    return lines
+
+
 def page(results: List[Dict[str, Any]]) -> str:
     """The whole page."""
     lines = [HEAD]
@@ -71,6 +102,7 @@ def page(results: List[Dict[str, Any]]) -> str:
             f"{machine['date']}; load at the end of each benchmark "
             f"{', '.join(str(r['machine']['load']) for r in results)}."
         )
+    lines += targets(results)
     for result in results:
         lines += section(result)
     absent = [words for name, words in NOT_RUN.items() if name not in {r["name"] for r in results}]

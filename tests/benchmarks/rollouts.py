@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Callable, Dict, List
 
-from bench import ROOT, Result, ansible_env, interleave, peak_memory, save, timed
+from bench import ROOT, Result, ansible_env, interleave, peak_memory, save, target, timed
 
 
 def main() -> None:
@@ -66,11 +66,17 @@ def main() -> None:
                 }
                 for count in counts
             ],  # fmt: skip
-            figures={
-                "memory of the largest process of the controller": f"{memory[counts[-1]]:.0f} MiB at {counts[-1]} hosts "
-                "(target: under 150)",
-                "memory a host": f"{grown:.2f} MiB (target: under 2)",
-            },
+            targets=[
+                target(
+                    f"memory of the controller's largest process, {counts[-1]} hosts",
+                    memory[counts[-1]],
+                    "under",
+                    150,
+                    "MiB",
+                    f"with {counts[0]} host{'s' if counts[0] > 1 else ''} {memory[counts[0]]:.0f} MiB",
+                ),
+                target("its growth a host", grown, "under", 2, "MiB", "none"),
+            ],  # fmt: skip
             notes=[
                 "The hosts are this machine under many names: all modules share its cores, which a cluster's would not."
             ],

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run benchmarks and write docs/benchmarks.md: run.py [NAME ...]; all by default.
 
-The folder BENCH_ROOT (default /var/tmp/verl-bench) is made for the installations, needs 30 GB, and is removed at the end.
+The folder BENCH_ROOT (default /var/tmp/verl-bench) is made for the installations, needs 35 GB, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ def main() -> None:
     root = Path(os.environ.get("BENCH_ROOT", "/var/tmp/verl-bench"))
     programs = {
         "python_stack": ["--root", str(root)],
-        "converged": ["--root", str(root / "ours"), "--pip", str(root)],
+        "converged": ["--root", str(root / "ours"), "--pip", str(root), "-e", f"venv_cache_dir={root / 'uv-cache'}"],
         "version_check": [str(root / "ours" / "current")],
+        "wheel_cache": ["--root", str(root / "ours")],
         "switch": [],
         "images": [],
         "rollouts": [],

@@ -60,10 +60,18 @@ def test_the_page_says_what_was_and_was_not_measured(load):
         "name": "switch", "title": "Switch", "question": "Q?", "runs": {"a": [4.0, 2.0, 3.0], "b": [0.1]},
         "ratios": [{"what": "a to b", "of": "a", "to": "b", "target": "at least 10"}],
         "figures": {"tasks": "7", "self_peak_mib": 1}, "notes": ["N."], "left_out": ["x: because"], "machine": machine,
+        "targets": [
+            {"what": "T1", "value": 2.5, "words": "at most", "bound": 1.25, "unit": "times", "limit": "L"},
+            {"what": "T2", "value": 15.0, "words": "at least", "bound": 30, "unit": "times", "limit": "L"},
+            {"what": "T3", "value": 0.147, "words": "under", "bound": 1, "unit": "s", "limit": "L"},
+        ],
     }  # fmt: skip
     page = load("report").page([result])
     assert "| a | 3.00 s | 3 | 2.00 s to 4.00 s |" in page
     assert "| a to b | 30 | at least 10 |" in page
+    assert "| T1 | at most 1.25 times | 2.5 times | missed, 2 times off | L |" in page
+    assert "| T2 | at least 30 times | 15 times | missed, 2 times off | L |" in page
+    assert "| T3 | under 1 s | 0.147 s | met | L |" in page
     assert "- tasks: 7" in page
     assert "self_peak_mib" not in page
     assert "Left out: x: because." in page
