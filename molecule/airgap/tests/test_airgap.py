@@ -45,6 +45,15 @@ def test_the_release_is_sealed_and_live(host):
     assert manifest["stack"]["digest"] == index_of()["stack"]["digest"]
 
 
+def test_a_host_without_a_python_got_one_from_the_bundle(host):
+    if host.backend.get_hostname() != "vb-airgap-alone":
+        return
+    code = "import sys, six; print(sys.base_prefix)"
+    base = run(host, f"/opt/managed/current/venv/bin/python -c '{code}'").strip()
+    assert base.startswith("/opt/managed/tools/python/cpython-3.11.")
+    assert not host.file("/root/.local/bin").exists
+
+
 def test_the_hosts_have_no_way_out(host):
     if host.backend.get_hostname() == "vb-airgap-alone":
         assert run(host, "ls /sys/class/net").split() == ["lo"]

@@ -2,20 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interpreters that uv brings, in a bundle: the real uv fetches them from a stand-in mirror and installs them from the bundle.
 
-The archive is a fixture: this system's own Python, packed as uv's archives are. uv gets its sha256 from a list of downloads of the
-test's own in place of the one that is built in.
+The archive is a fixture: this system's own Python, see tests/ci/python_fixture.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +21,7 @@ from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bund
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 
 SYSTEM = "/usr/bin/python3"
-LEFT_OUT = {"__pycache__", "test", "idlelib", "tkinter", "lib2to3", "site-packages", "dist-packages", "sitecustomize.py"}
+FIXTURE = Path(__file__).resolve().parents[3] / "ci" / "python_fixture.py"
 UV = shutil.which("uv", path=os.path.dirname(sys.executable))
 
 pytestmark = pytest.mark.skipif(not UV or not os.path.exists(SYSTEM), reason="no uv or no Python of the system to pack")
@@ -31,34 +29,11 @@ pytestmark = pytest.mark.skipif(not UV or not os.path.exists(SYSTEM), reason="no
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory):
-    """A folder as uv's mirrors are, uv's list of downloads, and the archive's path below the folder."""
-    asked = "import platform, sysconfig; print(platform.python_version(), sysconfig.get_path('stdlib'))"
-    version, library = subprocess.run([SYSTEM, "-I", "-c", asked], capture_output=True, text=True, check=True).stdout.split()
-    short, name = version.rpartition(".")[0], f"cpython-{version}+20990101-x86_64-unknown-linux-gnu-install_only_stripped.tar.gz"
+    """A folder as uv's mirrors are, with uv's list of downloads; the version; the archive's path below the folder."""
     base = tmp_path_factory.mktemp("mirror")
-    archive = base / "20990101" / name
-    archive.parent.mkdir()
-
-    def wanted(info):
-        parts = set(info.name.split("/"))
-        return None if parts & LEFT_OUT or any(part.startswith("config-") for part in parts) else info
-
-    with tarfile.open(archive, "w:gz", compresslevel=1) as packed:
-        packed.add(os.path.realpath(SYSTEM), f"python/bin/python{short}")
-        for link in ("python3", "python"):
-            info = tarfile.TarInfo("python/bin/" + link)
-            info.type, info.linkname = tarfile.SYMTYPE, "python" + short
-            packed.addfile(info)
-        packed.add(library, f"python/lib/python{short}", filter=wanted)
-    major, minor, patch = (int(part) for part in version.split("."))
-    entry = {
-        "name": "cpython", "arch": {"family": "x86_64", "variant": None}, "os": "linux", "libc": "gnu",
-        "major": major, "minor": minor, "patch": patch, "prerelease": "", "variant": None, "build": "20990101",
-        "url": "https://github.com/astral-sh/python-build-standalone/releases/download/20990101/" + name.replace("+", "%2B"),
-        "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
-    }  # fmt: skip
-    (base / "downloads.json").write_text(json.dumps({f"cpython-{version}-linux-x86_64-gnu": entry}))
-    return base, short, f"20990101/{name}"
+    said = subprocess.run([SYSTEM, "-I", str(FIXTURE), str(base)], capture_output=True, text=True, check=True).stdout
+    short, path = said.split()
+    return base, short, path
 
 
 @pytest.fixture(scope="module")
