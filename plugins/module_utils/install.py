@@ -13,7 +13,15 @@ import sys
 import tempfile
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-from ansible_collections.verl.baremetal.plugins.module_utils import layer, lock, pep440, record, source_build, uv
+from ansible_collections.verl.baremetal.plugins.module_utils import (
+    layer,
+    lock,
+    pep440,
+    precompile,
+    record,
+    source_build,
+    uv,
+)
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 from ansible_collections.verl.baremetal.plugins.module_utils.uv import Sources
@@ -64,8 +72,8 @@ class State(NamedTuple):
 
     @property
     def converged(self) -> bool:
-        """True when the layer was verified as it is now."""
-        return self.verified and not self.difference
+        """True when the layer was verified as it is now, or consists of nothing."""
+        return (self.verified or bool(self.site and not self.wanted)) and not self.difference
 
 
 def python_of(venv: str) -> str:
@@ -191,7 +199,7 @@ def _apply(job: Job, progress: Progress, title: str, busy: lock.Busy) -> Dict[st
     layer.drop_stamp(job.path, job.name)
     report = broken(state, job.integrity, progress, title)
     stale = {*report.broken, *state.difference.changed, *state.difference.removed}
-    _remove(state.site, stale)
+    _remove(job, state.site, stale)
     missing = [name for name in state.wanted if name in stale or name not in state.installed]
     repaired = [name for name in report.broken if name in state.wanted and name not in state.difference.changed]
     _install(job, state, missing, progress, title, busy, fresh=repaired)
@@ -200,13 +208,16 @@ def _apply(job: Job, progress: Progress, title: str, busy: lock.Busy) -> Dict[st
     if report.problems:
         again = [name for name in state.wanted if name in set(report.broken)]
         repaired += again
-        _remove(state.site, again)
+        _remove(job, state.site, again)
         _install(job, state, again, progress, title, busy, fresh=again)
         report = broken(inspect(job), job.integrity, progress, title)
     final = inspect(job)
     if report.problems or final.difference:
         raise InstallError(_incomplete(title, report, final))
     layer.write_stamp(job.path, job.name, final.digest, final.versions)
+    parent = os.path.dirname(os.path.abspath(job.path))
+    if not job.target and os.path.lexists(os.path.join(parent, BUILDING)):
+        precompile.start(parent, interpreter(job.path), final.site, final.versions)
     failpoint("layer.done")
     return result(final, before, repaired, report)
 
@@ -239,8 +250,10 @@ def _incomplete(title: str, report: record.Report, state: State) -> str:
     )
 
 
-def _remove(site: str, names: Any) -> None:
+def _remove(job: Job, site: str, names: Any) -> None:
     gone = set(names)
+    if gone:
+        precompile.stop(os.path.dirname(os.path.abspath(job.path)))
     for dist in record.distributions(site):
         if dist.name in gone:
             record.remove(dist)
@@ -257,6 +270,7 @@ def _ensure_venv(job: Job, progress: Progress, title: str, busy: lock.Busy) -> N
             f"{title}: there is no environment at {job.path} and no python to make one with. Set python."
         )
     if os.path.lexists(job.path):
+        precompile.stop(os.path.dirname(os.path.abspath(job.path)))
         shutil.rmtree(job.path)
     progress.step(f"{title}: making the virtual environment")
     base = [job.uv, "--color", "never"] + (["--cache-dir", job.cache] if job.cache else [])
@@ -393,7 +407,7 @@ def remove_all(job: Job) -> List[str]:
     stamp = layer.read_stamp(job.path, job.name)
     names = {*state.wanted, *(stamp["packages"] if stamp else {})} & set(state.installed)
     layer.drop_stamp(job.path, job.name)
-    _remove(state.site, names)
+    _remove(job, state.site, names)
     return sorted(names)
 
 

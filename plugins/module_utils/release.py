@@ -17,7 +17,7 @@ import shutil
 import time
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set
 
-from ansible_collections.verl.baremetal.plugins.module_utils import install, layer, pep440, record
+from ansible_collections.verl.baremetal.plugins.module_utils import install, layer, pep440, precompile, record
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.install import BUILDING, MANIFEST
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
@@ -159,7 +159,9 @@ def changed_files(path: str, integrity: str) -> List[str]:
     site = record.site_packages(os.path.join(path, "venv"))
     if not site:
         return []
-    return [f"{p.name}: {p.path} {p.detail}".replace("  ", " ") for p in record.verify(site, None, integrity).problems[:10]]
+    return [
+        f"{p.name}: {p.path} {p.detail}".replace("  ", " ") for p in record.verify(site, None, integrity).problems[:10]
+    ]
 
 
 def compare_packages(expected: Mapping[str, str], found: Mapping[str, str]) -> List[str]:
@@ -281,6 +283,7 @@ def begin(
             return _begun(root, release_id, newest, converged=True)
     if unfinished is not None:
         if not check:
+            precompile.stop(unfinished.path)
             write_file(os.path.join(unfinished.path, BUILDING), json.dumps({"id": release_id}) + "\n")
         removed = [] if check else clean(unfinished.path, layers, progress)
         return _begun(root, release_id, unfinished, continued=True, drift=drift, removed=removed, changed=bool(removed))

@@ -13,48 +13,20 @@ import re
 import subprocess
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ansible_collections.verl.baremetal.plugins.module_utils import install, layer, lock, pep440, record, release
+from ansible_collections.verl.baremetal.plugins.module_utils import (
+    install,
+    layer,
+    lock,
+    pep440,
+    precompile,
+    record,
+    release,
+)
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 from ansible_collections.verl.baremetal.plugins.module_utils.release import ReleaseError
 
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-
-# Run by the release's own Python. Each top-level entry of site-packages is one job; a file that does not compile (there
-# are templates and old syntax in some packages) is left as it is, as pip and uv do.
-_COMPILE = r"""
-import compileall, concurrent.futures, ctypes, os, signal, sys
-site, jobs, parent = sys.argv[1], int(sys.argv[2]), os.getpid()
-def die_with_parent():
-    # A worker whose parent was killed would wait for work for ever, and hold the release's flock.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-def one(name):
-    path = os.path.join(site, name)
-    if os.path.isdir(path):
-        compileall.compile_dir(path, maxlevels=40, quiet=2, workers=1)
-    elif name.endswith(".py"):
-        compileall.compile_file(path, quiet=2)
-def size(name):
-    path = os.path.join(site, name)
-    return sum(len(files) for _, _, files in os.walk(path)) if os.path.isdir(path) else 1
-names = [n for n in os.listdir(site) if not n.endswith((".dist-info", ".data", ".pth")) and n != "__pycache__"]
-parts = []
-for name in names:
-    path = os.path.join(site, name)
-    if os.path.isdir(path) and size(name) > 400:
-        parts += [os.path.join(name, n) for n in os.listdir(path) if n != "__pycache__"]
-    else:
-        parts.append(name)
-parts.sort(key=size, reverse=True)
-print(0, len(parts), flush=True)
-with concurrent.futures.ProcessPoolExecutor(jobs, initializer=die_with_parent) as pool:
-    waiting = [pool.submit(one, part) for part in parts]
-    for done, job in enumerate(concurrent.futures.as_completed(waiting), 1):
-        job.result()
-        print(done, len(parts), flush=True)
-"""
 
 
 class Sealing(NamedTuple):
@@ -70,6 +42,7 @@ class Sealing(NamedTuple):
     definition: Mapping[str, Any]
     environment: Mapping[str, Any]
     integrity: str
+    bytecode_cache: str = ""
 
 
 def seal(job: Sealing, progress: Progress, now: float) -> Dict[str, Any]:
@@ -85,6 +58,7 @@ def seal(job: Sealing, progress: Progress, now: float) -> Dict[str, Any]:
 
 
 def _seal(job: Sealing, progress: Progress, now: float, busy: lock.Busy) -> Dict[str, Any]:
+    precompile.stop(job.path)
     venv = os.path.join(job.path, "venv")
     site = record.site_packages(venv) or ""
     manifest_path = os.path.join(job.path, release.MANIFEST)
@@ -95,7 +69,7 @@ def _seal(job: Sealing, progress: Progress, now: float, busy: lock.Busy) -> Dict
     complain(job, owners, installed)
     failpoint("seal.before_bytecode")
     if site:
-        compile_bytecode(venv, site, progress, busy)
+        compile_bytecode(venv, site, job.bytecode_cache, progress, busy)
     failpoint("seal.bytecode")
 
     def tick(name: str, done: int, total: int) -> None:
@@ -165,11 +139,10 @@ def complain(job: Sealing, owners: Mapping[str, Tuple[str, str]], installed: Map
         raise ReleaseError(f"{job.path} is not what was planned: {'; '.join(words[:8])}. Run the whole playbook again.")
 
 
-def compile_bytecode(venv: str, site: str, progress: Progress, busy: lock.Busy) -> None:
+def compile_bytecode(venv: str, site: str, cache: str, progress: Progress, busy: lock.Busy) -> None:
     """Compile every module once, on all cores, so that no user pays for it and a read-only release has it."""
-    command = [install.interpreter(venv), "-I", "-c", _COMPILE, site, str(os.cpu_count() or 1)]
     process = subprocess.Popen(
-        command,
+        precompile.command(install.interpreter(venv), site, cache),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -16,6 +16,8 @@ description:
     without uv.
   - Packages without a wheel are built against the environment itself, without isolation, in a clean process
     environment.
+  - In a release that is being built the layer's modules are compiled in the background, while the next layers are
+    fetched.
   - An environment in a verified release is never changed.
 version_added: 0.1.0
 options:

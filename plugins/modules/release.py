@@ -14,7 +14,8 @@ description:
   - V(begin) takes the lock of the run and looks for an intact release of the id; a drifted one is left alone and a
     new generation (C(<id>.2), ...) is begun; an unfinished one is cleaned of what a killed run left broken, and
     continued.
-  - V(seal) compiles bytecode, verifies every RECORD, writes the environment files and the manifest.
+  - V(seal) compiles bytecode (of everything but the tests that packages bring along; what was compiled once comes from
+    C(cache/bytecode) in the O(root)), verifies every RECORD, writes the environment files and the manifest.
   - V(activate) makes a sealed release live, prunes old ones and gives the lock back.
 version_added: 0.1.0
 options:
@@ -316,6 +317,7 @@ def sealing(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
         definition=params["definition"],
         environment=params["environment"],
         integrity=params["integrity"],
+        bytecode_cache=os.path.join(params["root"], "cache", "bytecode"),
     )
     return dict(seal.seal(job, Progress(params["progress_file"]), time.time()), path=path)
 

@@ -98,3 +98,18 @@ def test_half_a_package_is_repaired(engine: Any) -> None:
     assert result["rc"] == 0, result
     assert result["begun"]["removed"] == ["idna", "toolz"]
     engine.assert_live(release_id)
+
+
+def test_the_compilation_of_a_killed_run_goes_on_and_is_ended_by_the_next(engine: Any) -> None:
+    """A layer's modules are compiled in the background of the run; nothing of that is left in a release."""
+    release_id = engine.new_id()
+    assert engine.install(release_id, failpoint="layer.done")["rc"] == -signal.SIGKILL
+    path = engine.path(release_id)
+    end = time.monotonic() + 60
+    while not list(path.rglob("six.cpython-*.pyc")):
+        assert (path / ".bytecode").exists() and time.monotonic() < end
+        time.sleep(0.05)
+    result = engine.install(release_id)
+    assert result["rc"] == 0, result
+    engine.assert_live(release_id)
+    assert not (path / ".bytecode").exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.verl.baremetal.plugins.module_utils import layer, record, release, seal
+from ansible_collections.verl.baremetal.plugins.module_utils import layer, lock, record, release, seal
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 
 ID = "small-0123456789ab"
@@ -85,6 +86,20 @@ def test_the_way_of_a_release(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "current") == f"releases/{ID}"
     assert release.begin(str(tmp_path), ID, {}, QUIET, False)["converged"] is True
     assert release.activate(str(tmp_path), str(path), {}, 3000.0)["changed"] is False
+
+
+@pytest.mark.parametrize("step", ["begin", "seal"])
+def test_a_compilation_in_the_background_is_ended(tmp_path: Path, step: str) -> None:
+    path = Path(release.begin(str(tmp_path), ID, {}, QUIET, False)["path"])
+    make_venv(path / "venv")
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    (path / ".bytecode").write_text(f"{child.pid} {lock.process_start(child.pid)}\n")
+    if step == "begin":
+        release.begin(str(tmp_path), ID, {}, QUIET, False)
+    else:
+        seal.seal(job(path), QUIET, 1000.0)
+    assert child.wait(timeout=30) == -signal.SIGKILL
+    assert not (path / ".bytecode").exists()
 
 
 def test_a_changed_file_of_the_live_release_gets_a_new_generation(tmp_path: Path) -> None:
