@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT / "plugins" / "plugin_utils"))
 STACK = "verl0.5-preview-cu128"
 BARE = "bare uv pip sync (the limit)"
 COMPILED = "uv pip sync with its bytecode"
+ROLES = "the roles"
 
 
 def stack_file() -> Any:
@@ -39,6 +41,7 @@ class Sides:
 
     def __init__(self, root: Path, wheels: Path, python: str = "/usr/bin/python3") -> None:
         self.root, self.wheels = root, wheels
+        self.log = root / "site.log"
         self.reader = stack_file()
         self.stack = self.reader.load(STACK)
         self.python = python
@@ -59,7 +62,9 @@ class Sides:
             "venv_cache_dir": str(self.root / "uv-cache"),
             "wheels_cache_controller": str(self.wheels),
         }
-        timed(["ansible-playbook", "site.yml", "-e", json.dumps(values)], ansible_env(), cwd=str(ROOT))
+        self.log.unlink(missing_ok=True)
+        env = ansible_env(ANSIBLE_CALLBACKS_ENABLED="ansible.posix.profile_tasks", ANSIBLE_LOG_PATH=str(self.log))
+        timed(["ansible-playbook", "site.yml", "-e", json.dumps(values)], env, cwd=str(ROOT))
 
     # -- pip, as the image's recipe does it: one command after another, each resolving anew
 
@@ -171,6 +176,12 @@ class Sides:
                 shutil.rmtree(path)
 
 
+def slowest_tasks(log: str, count: int = 9) -> str:
+    """The slowest tasks of a run, as the callback profile_tasks tells them."""
+    found = re.findall(r"\| (.+?) -{2,} ([\d.]+)s$", log.rpartition("TASKS RECAP")[2], re.MULTILINE)
+    return ", ".join(f"{name.rpartition(' : ')[2]} {float(seconds):.1f} s" for name, seconds in found[:count])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
@@ -183,11 +194,12 @@ def main() -> None:
     sides = Sides(options.root, options.wheels, options.python)
     runs: Dict[str, List[float]] = {}
     busy: Dict[str, List[float]] = {}
+    slowest: Dict[str, str] = {}
     cases = {
         "pip, in the recipe's order": (sides.pip, ("pip", "pip-cuda", "pip-cache")),
         BARE: (sides.uv, ("uv", "uv-cuda", "uv-cache")),
         COMPILED: (sides.uv_compiled, ("uv", "uv-cuda", "uv-cache")),
-        "the roles": (sides.ours, ("ours", "uv-cache")),
+        ROLES: (sides.ours, ("ours", "uv-cache")),
     }
     for temperature, rounds in (("cold", options.cold), ("warm", options.warm)):
         for _round in range(rounds):
@@ -196,6 +208,8 @@ def main() -> None:
                     sides.remove(*(options.root / folder for folder in folders))
                 before = busy_seconds()
                 runs.setdefault(f"{name}, {temperature}", []).extend(interleave({name: case}, 1)[name])
+                if name == ROLES:
+                    slowest[temperature] = slowest_tasks(sides.log.read_text(encoding="utf-8"))
                 busy.setdefault(f"{name}, {temperature}", []).append(busy_seconds() - before)
     sides.remove(options.root / "uv", options.root / "uv-cuda")
     left_out = sorted(sides.absent)
@@ -248,7 +262,8 @@ def main() -> None:
             figures={
                 "processor time of all cores, the whole machine": ", ".join(
                     f"{name} {median(values):.0f} s" for name, values in busy.items()
-                )
+                ),
+                **{f"where the roles' time goes, {temperature}": words for temperature, words in slowest.items()},
             },
             targets=[
                 target(

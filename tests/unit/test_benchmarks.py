@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 @pytest.fixture
 def load(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("bench", "report", "converged"):
+    for name in ("bench", "report", "converged", "python_stack"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module
 
@@ -51,6 +51,13 @@ def test_round_trips_are_tasks_that_reach_the_host(load):
     times, trips = load("converged").tasks_of({"plays": [{"tasks": tasks}]})
     assert trips == 1
     assert times == [("Plan", 1.5), ("Say", 1.5), ("Build", 1.5)]
+
+
+def test_the_slowest_tasks_are_read_from_the_log(load):
+    line = "2026-01-01 00:00:00,000 p=1 u=root n=ansible INFO| "
+    log = line + "verl.baremetal.x : Early --- 9.00s\n" + line + "TASKS RECAP ****\n" + line + "=======\n"
+    log += line + "verl.baremetal.venv : Install the torch layer ------ 30.50s\n" + line + "Bring uv -- 2.52s\n"
+    assert load("python_stack").slowest_tasks(log) == "Install the torch layer 30.5 s, Bring uv 2.5 s"
 
 
 def test_the_page_says_what_was_and_was_not_measured(load):
