@@ -29,6 +29,7 @@ def main() -> None:
         "stack_name": options.stack,
         "stack_path": [str(ROOT / "tests/stacks")],
         "venv_torch_variant": "pypi",
+        "flash_attention_method": "auto",  # where a cache has it
         "venv_python": options.python,
         "bundle_path": str(folder),
         "bundle_pythons": [options.python],
@@ -60,8 +61,8 @@ def main() -> None:
     index = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
     save(
         Result(
-            "bundle",
-            "The offline bundle",
+            "bundle" if options.stack == "small" else "bundle_real",
+            "The offline bundle" if options.stack == "small" else f"The offline bundle of {options.stack}",
             f"What does a bundle of the stack {options.stack} cost, and is installing from it as fast as from the index?",
             runs,
             [

@@ -12,7 +12,8 @@ from typing import Any, Dict, List
 from bench import RESULTS, ROOT, median
 
 ORDER = (
-    "python_stack", "converged", "version_check", "wheel_cache", "switch", "images", "bundle", "rollouts", "rollout",
+    "python_stack", "converged", "version_check", "wheel_cache", "switch", "images", "bundle", "bundle_real", "rollouts",
+    "rollout",
 )  # fmt: skip
 HEAD = """# Benchmarks
 
