@@ -46,14 +46,17 @@ def start(release: str, python: str, site: str, names: Iterable[str]) -> None:
     handle = os.open(os.path.join(release, RUNNING), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)
-        child = subprocess.Popen(
-            ["nice", "-n", str(_NICE), *command(python, site, cache_of(root), dists)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(handle,),
-            start_new_session=True,
-        )
+        try:
+            child = subprocess.Popen(
+                ["nice", "-n", str(_NICE), *command(python, site, cache_of(root), dists)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(handle,),
+                start_new_session=True,
+            )
+        except OSError:
+            return  # the seal says what is wrong, if it is
         os.write(handle, f"{child.pid} {lock.process_start(child.pid) or 0}\n".encode("ascii"))
         child.returncode = 0  # it outlives this process, and is nobody's to wait for
     finally:

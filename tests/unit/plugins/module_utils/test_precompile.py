@@ -100,6 +100,13 @@ def test_one_that_cannot_be_ended_is_told(release: Path, monkeypatch: pytest.Mon
     assert lock.process_start(pid) is None
 
 
+def test_one_that_cannot_be_begun_is_left_to_the_seal(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    precompile.start(str(release), sys.executable, site_of(release), ["six"])
+    assert pids(release) == [] and compiled(release) == []
+    precompile.stop(str(release))
+
+
 def test_nothing_is_begun_where_there_is_nothing(release: Path, tmp_path: Path) -> None:
     precompile.start(str(release), sys.executable, site_of(release), ["absent"])
     precompile.start(str(tmp_path), sys.executable, str(tmp_path), ["six"])
