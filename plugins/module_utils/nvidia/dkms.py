@@ -95,4 +95,4 @@ def explain(builds: List[Build], kernel: str, version: str, root: str = "/") -> 
     text = f"the driver {version} has no kernel module for {kernel}: DKMS could not build it"
     if log:
         return f"{text}; the end of {log}:\n{tail(log)}"
-    return f"{text} and left no log; run: dkms install nvidia/{version} -k {kernel}"
+    return f"{text} and left no log; run: dkms install {mine[0].name}/{version} -k {kernel}"

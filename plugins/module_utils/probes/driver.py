@@ -76,6 +76,10 @@ def _kernel_key(name: str) -> List[Tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[.-]|(?<=\d)(?=\D)", name) if part]
 
 
+# Debian's packages name it after themselves: nvidia-current.ko, nvidia-current-open.ko. Not nvidia-uvm.ko and the other parts.
+_MODULE = re.compile(r"nvidia(-current|-tesla(-\d+)?|-legacy-\w+)?(-open)?\.ko(\.\w+)?")
+
+
 def module_on_disk(kernel: str, root: str = "/") -> Optional[Dict[str, Any]]:
     """The nvidia module that would be loaded for this kernel: version, path, openness; None where there is none."""
     base = os.path.join(root, "lib/modules", kernel)
@@ -90,11 +94,11 @@ def module_on_disk(kernel: str, root: str = "/") -> Optional[Dict[str, Any]]:
         "misc",
     )
     for pattern in patterns:
-        for path in sorted(glob.glob(os.path.join(base, pattern, "nvidia.ko*"))) + sorted(
-            glob.glob(os.path.join(base, pattern, "nvidia", "nvidia.ko*"))
-        ):
-            version, is_open = _module_version(path)
-            return {"kernel": kernel, "version": version, "open": is_open, "path": path}
+        for folder in (pattern, pattern + "/nvidia"):
+            for path in sorted(glob.glob(os.path.join(base, folder, "nvidia*.ko*"))):
+                if _MODULE.fullmatch(os.path.basename(path)):
+                    version, is_open = _module_version(path)
+                    return {"kernel": kernel, "version": version, "open": is_open, "path": path}
     return None
 
 

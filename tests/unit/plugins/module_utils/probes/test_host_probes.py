@@ -109,6 +109,17 @@ def test_no_trace_of_a_driver(tmp_path: Path) -> None:
     assert driver.probe(str(tmp_path), "6.1.0") is None
 
 
+@pytest.mark.parametrize("name", ["nvidia-current.ko", "nvidia-current-open.ko.xz", "nvidia-tesla-535.ko", "nvidia.ko.zst"])
+def test_debians_names_of_the_module(release_tree: ReleaseTree, name: str) -> None:
+    folder = "/lib/modules/6.1.0-1/updates/dkms/"
+    for part in ("nvidia-current-drm.ko", "nvidia-current-open-uvm.ko", "nvidia-uvm.ko", "nvidia-modeset.ko.xz"):
+        release_tree.write(folder + part, module("1.0"))
+    assert driver.module_on_disk("6.1.0-1", str(release_tree.root)) is None
+    release_tree.write(folder + name, module("535.261.03"))
+    found = driver.module_on_disk("6.1.0-1", str(release_tree.root))
+    assert found is not None and found["path"].endswith(folder + name)
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", elf_file({".text": b"x"}), module("570.1")[:80]])
 def test_a_module_that_cannot_be_read_has_no_version(release_tree: ReleaseTree, content: bytes) -> None:
     release_tree.write("/lib/modules/6.1.0-1/updates/dkms/nvidia.ko", content)
