@@ -278,7 +278,10 @@ def main() -> None:
             notes=[
                 "pip's side ends with cuDNN 9.8.0.87 over what Torch asks for, as the recipe does. uv's sides leave out what "
                 "has to be built from a source archive (FlashInfer, Megatron core and two small packages); bare uv compiles "
-                "no bytecode. TransformerEngine for Torch comes from the wheel cache on pip's side and the roles'.",
+                "no bytecode, pip compiles it. TransformerEngine for Torch comes from the wheel cache on pip's side and the roles'.",
+                "Where a machine has few cores, unpacking keeps all of them busy, and what the roles do beyond uv comes on top "
+                "of it: see the processor time. The modules are compiled in the background of the later layers, and only "
+                "once: a warm run takes them from the cache.",
             ],
             left_out=[f"{name}: not in the wheel cache of this machine" for name in left_out],
         )
