@@ -88,6 +88,8 @@ def export(engine: Engine, tag: str, path: str, level: int, tick: Tick) -> Dict[
     try:
         sink = _Sink(temporary)
         total = image["size"] // 1000000
+        # Docker gathers all layers on its disk before it says a word.
+        tick(f"Docker gathers {tag}", None, None)
 
         def counted() -> Iterator[bytes]:
             done = 0
