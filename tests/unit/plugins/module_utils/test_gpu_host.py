@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -14,7 +15,19 @@ from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import decid
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import collect, cuda, driver, gpus, packages, system
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-MACHINES = {"gpu_host_h100": 1, "gpu_host_h100x2": 2}
+
+
+class Machine(NamedTuple):
+    gpus: int
+    device_id: str
+    model: str
+
+
+MACHINES = {
+    "gpu_host_h100": Machine(1, "2330", "NVIDIA H100 80GB HBM3"),
+    "gpu_host_h100x2": Machine(2, "2330", "NVIDIA H100 80GB HBM3"),
+    "gpu_host_h200": Machine(1, "2335", "NVIDIA H200"),
+}
 
 
 def tree(name, root):
@@ -49,16 +62,16 @@ def machine(request, tmp_path):
 
 
 def test_every_gpu_is_found_on_the_bus_and_nothing_else_is(machine):
-    root, count = machine
+    root, known = machine
     found = gpus.scan(root)
-    assert [gpu["device_id"] for gpu in found["gpus"]] == ["2330"] * count
-    assert [gpu["name"] for gpu in found["gpus"]] == ["NVIDIA H100 80GB HBM3"] * count
+    assert [gpu["device_id"] for gpu in found["gpus"]] == [known.device_id] * known.gpus
+    assert [gpu["name"] for gpu in found["gpus"]] == [known.model] * known.gpus
     assert {gpu["generation"] for gpu in found["gpus"]} == {"Hopper"}
     assert found["nvswitches"] == 0
 
 
 def test_a_driver_that_no_package_manager_knows_is_read(machine):
-    root, _count = machine
+    root, _known = machine
     state = driver.probe(root, kernel="6.18.44", dpkg=packages.read(root))
     assert state["loaded"] == state["userspace"] == "580.159.04"
     assert state["kind"] == "open"
@@ -70,7 +83,7 @@ def test_a_driver_that_no_package_manager_knows_is_read(machine):
 
 def test_that_driver_is_left_alone(machine):
     """580 runs CUDA 12.8; the role driver must not put a 570 over it."""
-    root, _count = machine
+    root, _known = machine
     devices = host.pci_devices(root)
     plan = decide.decide(
         "ubuntu",
@@ -86,44 +99,59 @@ def test_that_driver_is_left_alone(machine):
 
 
 def test_the_toolkit_behind_two_links_is_read_once(machine):
-    root, _count = machine
+    root, _known = machine
     (home,) = cuda.homes(root)
     assert home["version"] == "13.0"
     assert home["real"].endswith("/usr/local/cuda-13.0")
 
 
 def test_the_system_is_read(machine):
-    root, _count = machine
+    root, _known = machine
     release = system.os_release(root)
     assert (release["id"], release["version"]) == ("ubuntu", "24.04")
 
 
-def test_nvml_completes_what_the_bus_says(tmp_path):
-    root = tree("gpu_host_h100", tmp_path)
-    answer = json.loads((FIXTURES / "gpu_host_h100" / "nvml.json").read_text())["probe"]
+@pytest.mark.parametrize(("name", "memory_mb"), [("gpu_host_h100", 81559), ("gpu_host_h200", 143771)])
+def test_nvml_completes_what_the_bus_says(name, memory_mb, tmp_path):
+    root = tree(name, tmp_path)
+    answer = json.loads((FIXTURES / name / "nvml.json").read_text())["probe"]
     facts = collect.gpu_facts(root, ask=lambda: answer)
     (gpu,) = facts["gpus"]
     assert gpu["pci"] == "0000:00:06.0"
     assert gpu["compute_capability"] == "9.0"
-    assert gpu["memory_mb"] == 81559
+    assert gpu["memory_mb"] == memory_mb
     assert facts["reason"] is None
     assert facts["nvml"]["cuda"] == "13.0"
 
 
 def test_the_smoke_test_sees_them(machine):
-    root, count = machine
+    root, known = machine
     nodes = gpu_smoke.visible_gpu_nodes(root)
-    assert len([node for node in nodes if node.startswith("/dev/")]) == count
+    assert len([node for node in nodes if node.startswith("/dev/")]) == known.gpus
 
 
-def test_the_smoke_tests_report_of_two_gpus():
-    """A real report: judged again, it passes; with its all-reduce required and skipped it would not."""
-    report = json.loads((FIXTURES / "gpu_host_h100x2" / "smoke.json").read_text())
-    verdict = gpu_smoke.summarise(report["checks"], ["nccl", "flash_attention"])
+@pytest.mark.parametrize(
+    ("name", "required"),
+    [
+        ("gpu_host_h100x2", ["nccl", "flash_attention"]),
+        ("gpu_host_h200", ["nccl", "flash_attention", "flashinfer", "megatron"]),
+    ],
+)
+def test_the_smoke_tests_report(name, required):
+    """A real report: judged again, it passes; with a skipped check required it does not."""
+    report = json.loads((FIXTURES / name / "smoke.json").read_text())
+    verdict = gpu_smoke.summarise(report["checks"], required)
     assert (verdict["passed"], verdict["counts"]) == (report["passed"], report["summary"])
     by_name = {check["name"]: check for check in report["checks"]}
-    assert by_name["nccl"]["figures"]["ranks"] == 2
+    assert by_name["nccl"]["figures"]["ranks"] == MACHINES[name].gpus
     for name, case in by_name["flash_attention"]["figures"].items():
         if isinstance(case, dict):
             assert max(case.values()) < gpu_smoke.TOLERANCES["attention"], name
     assert not gpu_smoke.summarise(report["checks"], ["transformer_engine"])["passed"]
+
+
+def test_what_nvml_says_of_a_gpu_that_computes_nothing_passes():
+    """An idle GPU's lowered clocks are no fault, and the driver's share of its memory is not missing."""
+    (state,) = json.loads((FIXTURES / "gpu_host_h200" / "nvml.json").read_text())["smoke"]
+    assert state["throttle_mask"] == 1
+    assert gpu_smoke.judge_gpu(state, 0.9) == ("ok", "", "")
