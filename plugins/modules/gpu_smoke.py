@@ -32,7 +32,7 @@ options:
     description:
       - V(auto) runs the test where a GPU with a loaded driver is found and says in words why not elsewhere. Where one
         is found, a torch that cannot use it fails the test.
-      - V(required) fails without a GPU that torch can use.
+      - V(required) fails without a GPU that torch can use, and without torch.
       - V(cpu) leaves the GPUs alone and computes on the CPU what can be computed there.
     type: str
     choices: [auto, required, cpu]
@@ -206,9 +206,14 @@ def arguments(params: Mapping[str, Any]) -> List[str]:
     words += ["--device", "cpu" if params["gpu"] == "cpu" else "auto"]
     if params["gpu"] != "cpu":
         words.append("--require-gpu")  # with auto the driver shows a GPU: a torch that cannot use it is a failure
-    for option in ("checks", "required"):
-        if params[option]:
-            words += ["--require" if option == "required" else "--checks", ",".join(params[option])]
+    named = {"--checks": list(params["checks"]), "--require": list(params["required"])}
+    if params["gpu"] == "required":  # without torch every check would be skipped, and nothing would fail
+        named["--require"].append("torch")
+        if named["--checks"]:
+            named["--checks"].append("torch")
+    for option, names in named.items():
+        if names:
+            words += [option, ",".join(names)]
     for name in sorted(params["timeouts"]):
         words += ["--timeout", f"{name}={params['timeouts'][name]}"]
     return words
