@@ -4,8 +4,7 @@
 
     python3 tests/ci/scenarios.py [--jobs 2] [--logs .logs] [--list] [name ...]
 
-Without names every scenario of molecule/ runs but those in tests/ci/scenarios_not_in_ci.txt. A line is printed at least
-every 25 seconds; a failed scenario's log is printed at once; the last line counts: `N passed, N failed`.
+Without names every scenario of molecule/ runs. A line is printed at least every 25 seconds; a failed scenario's log is printed at once; the last line counts: `N passed, N failed`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEARTBEAT = 25.0
 TAIL_LINES = 250
 # The longest come first, so that the short ones fill the other place.
-FIRST = ("site", "nvidia_repository", "rollout", "wheels", "airgap", "slurm")
+FIRST = ("site", "nvidia_repository", "rollout", "images", "wheels", "airgap", "driver_dkms", "slurm")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x1b\]8;[^\x1b\x07]*(?:\x1b\\|\x07)")
 
 
@@ -57,17 +56,6 @@ def tail(path: Path, count: int) -> list[str]:
 
 def say(text: str) -> None:
     print(f"molecule: {text}", flush=True)
-
-
-def not_in_ci() -> dict[str, str]:
-    path = ROOT / "tests" / "ci" / "scenarios_not_in_ci.txt"
-    found = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            name, reason = [*line.split(":", 1), ""][:2]
-            if name.strip() and not name.lstrip().startswith("#"):
-                found[name.strip()] = reason.strip()
-    return found
 
 
 def known() -> list[str]:
@@ -118,8 +106,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print what would run")
     options = parser.parse_args()
 
-    left_out = not_in_ci()
-    waiting = in_order(options.names or [name for name in known() if name not in left_out])
+    waiting = in_order(options.names or known())
     unknown = [name for name in waiting if name not in known()]
     if unknown:
         print(f"molecule: no such scenario: {', '.join(unknown)}; there are: {', '.join(known())}", file=sys.stderr)
@@ -128,9 +115,6 @@ def main() -> int:
         print("\n".join(waiting))
         return 0
     options.logs.mkdir(parents=True, exist_ok=True)
-    if not options.names:
-        for name, reason in sorted(left_out.items()):
-            say(f"{name} is not run here: {reason}")
     say(f"{len(waiting)} scenarios, {options.jobs} at a time; logs in {options.logs}")
 
     running: list[Run] = []
