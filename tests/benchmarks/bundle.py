@@ -74,7 +74,7 @@ def main() -> None:
                 }
             ],
             {"megabytes": round(index["bytes"] / 1e6, 1), "files": len(index["files"])},
-            [
+            notes=[
                 "Package caches are empty in every installation.",
                 f"For Python {options.python}, with the controller's own tools.",
             ],
