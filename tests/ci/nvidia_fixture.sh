@@ -42,6 +42,7 @@ RUN mkdir -p /lib/modules/6.1.0-99-amd64 /etc/modprobe.d \
     && echo fixture >/boot/vmlinuz-6.1.0-99-amd64 \
     && echo 'deb https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/ /' >/etc/apt/sources.list.d/cuda-debian12-x86_64.list \
     && printf 'Package: *\nPin: release l=NVIDIA CUDA\nPin-Priority: 600\n' >/etc/apt/preferences.d/cuda-repository-pin-600 \
+    && echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/quick \
     && echo 'DPkg::Post-Invoke {"/usr/sbin/needrestart"; };' >/etc/apt/apt.conf.d/99needrestart
 COPY needrestart /usr/sbin/needrestart
 RUN chmod 0755 /usr/sbin/needrestart
