@@ -67,7 +67,7 @@ class Version:
     def is_prerelease(self) -> bool:
         return self.pre is not None or self.dev is not None
 
-    @property
+    @functools.cached_property
     def public_key(self) -> Key:
         """Sort key without the local part."""
         release = self.release
@@ -83,7 +83,7 @@ class Version:
         dev = (1, 0) if self.dev is None else (0, self.dev)
         return (self.epoch, release, pre, post, dev, ())
 
-    @property
+    @functools.cached_property
     def key(self) -> Key:
         local: Tuple[LocalPart, ...] = ()
         if self.local is not None:
@@ -136,6 +136,12 @@ def same_public(left: Optional[str], right: Optional[str]) -> bool:
     return one.public_key == two.public_key
 
 
+@functools.lru_cache(maxsize=4096)
+def _read(text: str) -> Version:
+    """As the constructor, each text once: the packages of an environment ask for few versions of each other."""
+    return Version(text)
+
+
 def _prefix_matches(version: Version, prefix: Version) -> bool:
     """`==1.2.*`: the release begins with the prefix, padded with zeros."""
     width = len(prefix.release)
@@ -153,7 +159,7 @@ def _clause_allows(operator: str, wanted: str, text: str, version: Optional[Vers
         return False
     if wanted.endswith(".*") and operator in ("==", "!="):
         return _prefix_matches(version, Version(wanted[:-2])) == (operator == "==")
-    target = Version(wanted)
+    target = _read(wanted)
     if operator in ("==", "!="):
         equal = version == target if target.local else version.public_key == target.public_key
         return equal == (operator == "==")

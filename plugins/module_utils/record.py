@@ -169,7 +169,7 @@ def read_record(dist: Distribution) -> List[Entry]:
 def record_sha256(dist: Distribution) -> str:
     """The sha256 of the RECORD file itself, "" when it is missing: one value that stands for every file."""
     try:
-        with open(os.path.join(dist.path, "RECORD"), "rb") as handle:
+        with open(os.path.join(dist.path, "RECORD"), "rb", buffering=0) as handle:
             return hashlib.sha256(handle.read()).hexdigest()
     except OSError:
         return ""

@@ -50,6 +50,8 @@ def _rows(check: Mapping[str, str]) -> List[str]:
 
 
 def _cell(text: str, width: int) -> List[str]:
+    if len(text) <= width and text.isprintable():
+        return [text.rstrip()]
     return textwrap.wrap(text, width, break_long_words=True, break_on_hyphens=False) or [""]
 
 

@@ -170,18 +170,23 @@ def _head(dist: Dist) -> str:
     """The header of the package's metadata: the description below it, most of the file, is not read."""
     head = b""
     try:
-        with open(metadata_path(dist), "rb") as stream:
-            while len(head) < _HEADER_LIMIT:
-                chunk = stream.read(_CHUNK)
-                head += chunk
-                ends = [end for end in (head.find(b"\n\n"), head.find(b"\n\r\n")) if end >= 0]
-                if ends:
-                    head = head[: min(ends) + 1]
-                    break
-                if not chunk:
-                    break
+        handle = os.open(metadata_path(dist), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        while len(head) < _HEADER_LIMIT:
+            chunk = os.read(handle, _CHUNK)
+            head += chunk
+            ends = [end for end in (head.find(b"\n\n"), head.find(b"\n\r\n")) if end >= 0]
+            if ends:
+                head = head[: min(ends) + 1]
+                break
+            if not chunk:
+                break
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
     return head.decode("utf-8", "replace")
 
 
