@@ -212,6 +212,7 @@ def main() -> None:
                     slowest[temperature] = slowest_tasks(sides.log.read_text(encoding="utf-8"))
                 busy.setdefault(f"{name}, {temperature}", []).append(busy_seconds() - before)
     sides.remove(options.root / "uv", options.root / "uv-cuda")
+    kept = sum(path.stat().st_size for path in (options.root / "pip-cache").rglob("*") if path.is_file()) / 1e6
     left_out = sorted(sides.absent)
     save(
         Result(
@@ -263,6 +264,7 @@ def main() -> None:
                 "processor time of all cores, the whole machine": ", ".join(
                     f"{name} {median(values):.0f} s" for name, values in busy.items()
                 ),
+                "kept in pip's cache after its runs": f"{kept:.0f} MB",
                 **{f"where the roles' time goes, {temperature}": words for temperature, words in slowest.items()},
             },
             targets=[
@@ -279,6 +281,8 @@ def main() -> None:
                 "pip's side ends with cuDNN 9.8.0.87 over what Torch asks for, as the recipe does. uv's sides leave out what "
                 "has to be built from a source archive (FlashInfer, Megatron core and two small packages); bare uv compiles "
                 "no bytecode, pip compiles it. TransformerEngine for Torch comes from the wheel cache on pip's side and the roles'.",
+                "Where pip's cache holds less than the stack's gigabytes, the index lets pip keep nothing, and its warm runs "
+                "fetched again.",
                 "Where a machine has few cores, unpacking keeps all of them busy, and what the roles do beyond uv comes on top "
                 "of it: see the processor time. The modules are compiled in the background of the later layers, and only "
                 "once: a warm run takes them from the cache.",

@@ -17,8 +17,9 @@ ORDER = (
 )  # fmt: skip
 HEAD = """# Benchmarks
 
-Made by `make bench`. A figure is the median of the runs in its row; the sides of a ratio were measured in turn, on one machine, in one run of that
-benchmark, unless its section says otherwise. Read the ratios: the machine is small and had other work (see its load), and the seconds are its own.
+Made by `make bench` or its parts (`make bench BENCH="version_check switch"`) on one machine, with nothing else at work there. A figure is the median of
+the runs in its row; the sides of a ratio were measured in turn, in one run of that benchmark, unless its section says otherwise. Read the ratios: the
+machine is small, and the seconds are its own.
 """
 NOT_RUN = {
     "python_stack": "the Python stack from a cold and a warm cache",
