@@ -17,6 +17,9 @@ description:
     held packages, DKMS, Secure Boot and a pending reboot.
   - Fails where a check has the status V(mismatch), V(missing), V(denied) or V(conflict), unless O(policy=warn).
     A check whose facts do not exist, such as those of a GPU on a host without one, is V(skipped) with the reason.
+  - Scripts on a machine that has the collection get the same checks of a release without Ansible, in half the time.
+    C(python3 -m ansible_collections.verl.baremetal.plugins.module_utils.checks RELEASE) prints the report and ends with
+    0 where every check passed, 1 where one failed, 2 where there is nothing to check.
 author:
   - the verl.baremetal authors (@verl-baremetal)
 options:

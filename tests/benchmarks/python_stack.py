@@ -281,8 +281,8 @@ def main() -> None:
                 "pip's side ends with cuDNN 9.8.0.87 over what Torch asks for, as the recipe does. uv's sides leave out what "
                 "has to be built from a source archive (FlashInfer, Megatron core and two small packages); bare uv compiles "
                 "no bytecode, pip compiles it. TransformerEngine for Torch comes from the wheel cache on pip's side and the roles'.",
-                "Where pip's cache holds less than the stack's gigabytes, the index lets pip keep nothing, and its warm runs "
-                "fetched again.",
+                "Where pip's cache holds less than the stack's gigabytes, pip kept none of the wheels, and its warm runs fetched "
+                "them again.",
                 "Where a machine has few cores, unpacking keeps all of them busy, and what the roles do beyond uv comes on top "
                 "of it: see the processor time. The modules are compiled in the background of the later layers, and only "
                 "once: a warm run takes them from the cache.",
