@@ -46,11 +46,15 @@ def macros(path: str, wanted: List[str]) -> Dict[str, int]:
     content = text(path) or ""
     found: Dict[str, int] = {}
     for name in wanted:
-        match = (
-            re.search(rf"^[ \t]*#[ \t]*define[ \t]+{name}[ \t]+\(?(\d+)\b", content, re.M) if name in content else None
-        )
-        if match:
-            found[name] = int(match.group(1))
+        # A toolkit's headers have a megabyte: only the lines with the name are compared.
+        definition = re.compile(rf"[ \t]*#[ \t]*define[ \t]+{name}[ \t]+\(?(\d+)\b")
+        place = content.find(name)
+        while place >= 0:
+            match = definition.match(content, content.rfind("\n", 0, place) + 1)
+            if match:
+                found[name] = int(match.group(1))
+                break
+            place = content.find(name, place + len(name))
     return found
 
 
