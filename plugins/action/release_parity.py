@@ -32,14 +32,16 @@ class ActionModule(ProgressAction):
         host = listing.unpack(packed)
         deep = self._task.args.get("mode", "files") == "files"
         found = listing.compare_manifests(host["manifest"], image["manifest"])
+        shared = {*host["shared"]} & {*image["shared"]} if deep else set()
         if deep:
-            found += listing.compare_files(host["files"], image["files"])
+            found += listing.compare_files(host["files"], image["files"], shared)
         words = [f"{one.path}: {one.words}" for one in found]
         result.update(
             same=not found,
             count=len(found),
             differences=[one._asdict() for one in found[:MOST]],
             files=len(image["files"]) if deep else 0,
+            shared=sorted(shared),
             image=image["image"],
         )
         if found:

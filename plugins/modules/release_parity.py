@@ -92,6 +92,14 @@ files:
   returned: always
   type: int
   sample: 812
+shared:
+  description:
+    - Files of which only the presence was compared, because two packages record them (as a script of one name); which
+      of the two an installer writes last is chance. M(verl.baremetal.version_check) tells whether each is as one of them says.
+  returned: always
+  type: list
+  elements: str
+  sample: [venv/bin/fastapi]
 """
 
 import os
@@ -116,8 +124,10 @@ def run(params: Mapping[str, Any]) -> Dict[str, Any]:
     def tick(what: str, done: Optional[int], total: Optional[int]) -> None:
         progress.step(what, done, total)
 
-    files = listing.of_release(path, root, tick) if params["mode"] == "files" else {}
-    return {"changed": False, "release": path, "packed": listing.pack({"manifest": manifest, "files": files})}
+    owners = listing.Owners()
+    files = listing.of_release(path, root, tick, owners) if params["mode"] == "files" else {}
+    packed = listing.pack({"manifest": manifest, "files": files, "shared": owners.shared()})
+    return {"changed": False, "release": path, "packed": packed}
 
 
 def main() -> None:

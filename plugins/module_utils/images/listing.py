@@ -3,8 +3,9 @@
 """The files of a release, on a disk or in an image's layers, as paths and digests that can be compared.
 
 Bytecode and times do not count. A release's own folder is part of many small files (scripts, activation): its name is
-replaced before they are digested, and RECORDs are compared without the digests of those scripts. Where an image's release
-stands on another one, the common environment counts as the upper one's.
+replaced before they are digested, and RECORDs are compared without the digests of those scripts. A file that two packages
+record (the script fastapi) is that of the one which the installer wrote last: it has to be there, and its content is left
+to the version check. Where an image's release stands on another one, the common environment counts as the upper one's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import os
 import re
 import tarfile
-from typing import IO, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import IO, AbstractSet, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from ansible_collections.verl.baremetal.plugins.module_utils.images import archive
 from ansible_collections.verl.baremetal.plugins.module_utils.images.engine import Tick
@@ -29,6 +30,7 @@ _OPAQUE = ".wh..wh..opq"
 _NAME = rb"[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{6,64}(?:\.[0-9]+)?"
 IGNORED = ("manifest.json", ".building", ".busy")
 TIMES = ".dist-info/uv_cache.json"  # when the wheel that was built here was made
+RECORD = ".dist-info/RECORD"
 LINK = "-> "
 
 
@@ -56,12 +58,32 @@ def normaliser(root: str) -> "re.Pattern[bytes]":
     return re.compile(re.escape(root.encode("utf-8")) + rb"/releases/" + _NAME)
 
 
-def digest(handle: IO[bytes], size: int, path: str, releases: "re.Pattern[bytes]") -> str:
+class Owners:
+    """Which files more than one package records."""
+
+    def __init__(self) -> None:
+        self.count: Dict[str, int] = {}
+
+    def add(self, record: str, content: bytes) -> None:
+        """The files of one RECORD, whose own path they are relative to."""
+        site = os.path.dirname(os.path.dirname(record))
+        for line in content.decode("utf-8", "replace").splitlines():
+            path = os.path.normpath(os.path.join(site, line.split(",", 1)[0]))
+            self.count[path] = self.count.get(path, 0) + 1
+
+    def shared(self) -> List[str]:
+        """Their paths, but for what does not count."""
+        return sorted(path for path, count in self.count.items() if count > 1 and not ignored(path))
+
+
+def digest(handle: IO[bytes], size: int, path: str, releases: "re.Pattern[bytes]", owners: Owners) -> str:
     """The sha256 of a file as it would be in a release of another name."""
     total = hashlib.sha256()
-    if size <= SMALL:
+    record = path.endswith(RECORD)
+    if size <= SMALL or record:  # torch's RECORD has more than a megabyte
         content = releases.sub(b"@", handle.read())
-        if path.endswith(".dist-info/RECORD"):
+        if record:
+            owners.add(path, content)
             content = _record(content)
         total.update(content)
         return total.hexdigest()
@@ -91,7 +113,7 @@ def link(target: str, releases: "re.Pattern[bytes]") -> str:
 # ---------------------------------------------------------------------------------------------------- a disk
 
 
-def of_release(path: str, root: str, tick: Tick) -> Dict[str, str]:
+def of_release(path: str, root: str, tick: Tick, owners: Owners) -> Dict[str, str]:
     """path -> digest of every file of a release on this host."""
     releases = normaliser(root)
     found: Dict[str, str] = {}
@@ -115,7 +137,7 @@ def of_release(path: str, root: str, tick: Tick) -> Dict[str, str]:
                     found[key] = link(os.readlink(full), releases)
                 else:
                     with open(full, "rb") as handle:
-                        found[key] = digest(handle, os.path.getsize(full), key, releases)
+                        found[key] = digest(handle, os.path.getsize(full), key, releases, owners)
                 if len(found) % 500 == 0:
                     tick("reading the files of the release", len(found), None)
     return found
@@ -127,7 +149,7 @@ Layer = Dict[str, Tuple[str, str]]  # path below / -> (kind, value); kinds file,
 
 
 def read_layer(
-    stream: IO[bytes], root: str, releases: "re.Pattern[bytes]", keep: Dict[str, bytes], tick: Tick
+    stream: IO[bytes], root: str, releases: "re.Pattern[bytes]", keep: Dict[str, bytes], tick: Tick, owners: Owners
 ) -> Layer:
     """The part of one layer that lies below the stack_root; manifests go to keep."""
     found: Layer = {}
@@ -158,7 +180,7 @@ def read_layer(
                     keep[path] = handle.read()
                     found[path] = ("file", hashlib.sha256(keep[path]).hexdigest())
                 else:
-                    found[path] = ("file", digest(handle, member.size, path, releases))
+                    found[path] = ("file", digest(handle, member.size, path, releases, owners))
             elif member.isdir():
                 found.setdefault(path, ("folder", ""))
             if len(found) % 500 == 0:
@@ -189,6 +211,7 @@ def of_archive(path: str, root: str, tick: Tick) -> Dict[str, Any]:
     manifests: Dict[str, bytes] = {}
     index: Optional[List[Dict[str, Any]]] = None
     by_layer: Dict[str, Dict[str, bytes]] = {}
+    owners = Owners()
     try:
         with open(path, "rb") as raw, tarfile.open(fileobj=_Stream(archive.decompress(raw)), mode="r|") as outer:  # type: ignore[call-overload]
             for member in outer:
@@ -200,7 +223,7 @@ def of_archive(path: str, root: str, tick: Tick) -> Dict[str, Any]:
                 elif member.name.endswith("/layer.tar") or member.name.startswith("blobs/"):
                     try:
                         keep: Dict[str, bytes] = {}
-                        layers[member.name] = read_layer(handle, root, releases, keep, tick)
+                        layers[member.name] = read_layer(handle, root, releases, keep, tick, owners)
                         by_layer[member.name] = keep
                     except tarfile.ReadError:
                         continue  # a blob that is no layer
@@ -214,7 +237,8 @@ def of_archive(path: str, root: str, tick: Tick) -> Dict[str, Any]:
     for name in names:
         manifests.update(by_layer[name])
     files = merge([layers[name] for name in names])
-    return _release_of(files, manifests, root, releases, str((index[0].get("RepoTags") or [""])[0]), path)
+    image = str((index[0].get("RepoTags") or [""])[0])
+    return _release_of(files, manifests, root, releases, image, path, set(owners.shared()))
 
 
 def _release_of(
@@ -224,6 +248,7 @@ def _release_of(
     releases: "re.Pattern[bytes]",
     image: str,
     path: str,
+    shared: AbstractSet[str],
 ) -> Dict[str, Any]:
     top = root.lstrip("/")
     current = files.get(f"{top}/current")
@@ -237,6 +262,7 @@ def _release_of(
         if kind == "link" and value.startswith("../"):
             places.append((name + "/", f"{top}/releases/{value[3:]}/"))
     found: Dict[str, str] = {}
+    twice: List[str] = []
     for prefix, place in places:
         for name, (kind, value) in files.items():
             if not name.startswith(place):
@@ -245,11 +271,15 @@ def _release_of(
             if ignored(key) or (not prefix and key + "/" in [place[0] for place in places[1:]]):
                 continue
             found[key] = link(value, releases) if kind == "link" else value
+            if name in shared:
+                twice.append(key)
     try:
         manifest = json.loads(manifests[start + "manifest.json"])
     except (KeyError, ValueError) as error:
         raise ListingError(f"{path}: the release {release} in the image has no manifest") from error
-    return {"schema": SCHEMA, "image": image, "release": release, "manifest": manifest, "files": found}
+    return {
+        "schema": SCHEMA, "image": image, "release": release, "manifest": manifest, "files": found, "shared": sorted(twice),
+    }  # fmt: skip
 
 
 class _Stream:
@@ -338,12 +368,14 @@ def _dig(data: Mapping[str, Any], keys: Tuple[str, ...]) -> str:
     return str(value)
 
 
-def compare_files(host: Mapping[str, str], image: Mapping[str, str]) -> List[Difference]:
-    """Paths that only one release has, and paths with another content."""
+def compare_files(
+    host: Mapping[str, str], image: Mapping[str, str], shared: AbstractSet[str] = frozenset()
+) -> List[Difference]:
+    """Paths that only one release has, and paths with another content; that of shared files is not compared."""
     found = []
     for path in sorted({*host, *image}):
         one, two = host.get(path), image.get(path)
-        if one == two:
+        if one == two or (path in shared and one is not None and two is not None):
             continue
         if one is None:
             found.append(Difference(path, "only in the image"))

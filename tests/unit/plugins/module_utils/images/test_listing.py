@@ -93,7 +93,7 @@ def host(tmp_path: Path, six: str = "six = 1\n") -> dict[str, str]:
             path.symlink_to(text[3:])
         else:
             path.write_text(text)
-    return listing.of_release(str(root / "releases" / ID), ROOT, quiet)
+    return listing.of_release(str(root / "releases" / ID), ROOT, quiet, listing.Owners())
 
 
 @pytest.mark.parametrize("names", ["{}/layer.tar", "blobs/sha256/{}"])
@@ -127,6 +127,40 @@ def test_differences_are_named(tmp_path: Path, upper: dict[str, str], path: str,
     image = listing.of_archive(str(tmp_path / "a.tar"), ROOT, quiet)
     (found,) = listing.compare_files(host(tmp_path), image["files"])
     assert found.path == path and words in found.words
+
+
+def test_a_script_of_two_packages_has_to_be_there_and_no_more(tmp_path: Path) -> None:
+    """As fastapi's, which fastapi and fastapi-cli both bring: the installer's last one wins."""
+    record = {f"{IN_BASE}/seven.dist-info/RECORD": "../../../bin/six,sha256=other,30\n"}
+    script = f"opt/verl/releases/{BASE}/venv/bin/six"
+    write_archive(tmp_path / "a.tar", image_layers({**record, script: "#!/another\n"}))
+    image = listing.of_archive(str(tmp_path / "a.tar"), ROOT, quiet)
+    assert image["shared"] == ["venv/bin/six"]
+    files = {**host(tmp_path), f"{SITE}/seven.dist-info/RECORD": image["files"][f"{SITE}/seven.dist-info/RECORD"]}
+    owners = listing.Owners()
+    (tmp_path / "host/releases" / ID / SITE / "seven.dist-info").mkdir()
+    (tmp_path / "host/releases" / ID / SITE / "seven.dist-info/RECORD").write_text(*record.values())
+    assert listing.of_release(str(tmp_path / "host/releases" / ID), ROOT, quiet, owners) == files
+    assert owners.shared() == ["venv/bin/six"]
+    assert [one.path for one in listing.compare_files(files, image["files"])] == ["venv/bin/six"]
+    assert listing.compare_files(files, image["files"], {"venv/bin/six"}) == []
+    del files["venv/bin/six"]
+    assert [one.words for one in listing.compare_files(files, image["files"], {"venv/bin/six"})] == [
+        "only in the image"
+    ]
+
+
+def test_a_record_of_more_than_a_megabyte_is_read_as_any_other(tmp_path: Path) -> None:
+    """As torch's: its scripts' digests differ between releases of other names."""
+    many = "".join(f"torch/{number}.h,sha256=x,8\n" for number in range(60000))
+    both = []
+    for name in (ID, BASE):
+        path = tmp_path / name / SITE / "torch.dist-info"
+        path.mkdir(parents=True)
+        (path / "RECORD").write_text(f"../../../bin/torchrun,sha256={name},356\n{many}")
+        assert (path / "RECORD").stat().st_size > listing.SMALL
+        both.append(listing.of_release(str(tmp_path / name), ROOT, quiet, listing.Owners()))
+    assert both[0] == both[1]
 
 
 def test_an_opaque_folder_hides_what_lies_below(tmp_path: Path) -> None:
