@@ -17,9 +17,9 @@ ORDER = (
 )  # fmt: skip
 HEAD = """# Benchmarks
 
-Made by `make bench` or its parts (`make bench BENCH="version_check switch"`) on one machine, with nothing else at work there. A figure is the median of
-the runs in its row; the sides of a ratio were measured in turn, in one run of that benchmark, unless its section says otherwise. Read the ratios: the
-machine is small, and the seconds are its own.
+Made by `make bench` or its parts (`make bench BENCH="version_check switch"`) on one machine. A figure is the median of the runs in its row. Unless its
+section says otherwise, the sides of a ratio were measured in turn in one run of that benchmark, and nothing else was at work on the machine. Read the
+ratios: the machine is small, and the seconds are its own.
 """
 NOT_RUN = {
     "python_stack": "the Python stack from a cold and a warm cache",
