@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 import typing as t
 
@@ -77,6 +78,9 @@ class ActionModule(ActionBase):
         refusal = facts["refusal"] if build else facts["refusal"] or "building is switched off (build: false)"
         background = self._flag("background", False)
         if not self.controller:
+            taken = self._from_url(parts, damaged)
+            if taken is not None:
+                return self._finish(result, answer, taken["wheel"], taken["entry"], "url", True, damaged)
             if refusal:
                 raise _Failed({"failed": True, "msg": self._nobody(refusal)})
             wheel, entry = self._build(self._for_the_play(facts), None, background)
@@ -116,6 +120,17 @@ class ActionModule(ActionBase):
         finally:
             if finished:
                 lease.release()
+
+    def _from_url(self, parts: dict[str, t.Any], damaged: list[str]) -> dict[str, t.Any] | None:
+        """From the URL straight to the host, where the controller keeps no cache."""
+        if not self.url:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            found, problems = cache.from_place(self.url, folder, parts, self._client())
+            damaged += problems
+            for problem in problems:
+                self._say(f"{problem}: it is not used")
+            return self._give(found) if found is not None else None
 
     def _for_the_play(self, facts: dict[str, t.Any]) -> str:
         """Let the wheel that is built here serve the GPUs of every host in the play; returns its key."""

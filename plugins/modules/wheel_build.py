@@ -139,7 +139,7 @@ options:
     type: path
     required: true
   cache_controller:
-    description: The controller's cache of wheels. Empty does without it, then every host builds for itself.
+    description: The controller's cache of wheels. Empty does without it, then every host builds for itself what O(cache_url) does not have.
     type: str
     default: ~/.cache/verl-baremetal/wheels
   cache_url:

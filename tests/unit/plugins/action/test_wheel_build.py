@@ -216,3 +216,11 @@ def test_a_build_in_the_background_is_collected_later(play, tmp_path):
 def test_without_the_controllers_cache_the_host_builds_for_itself(play, tmp_path):
     result = play(Host(tmp_path / "first"), cache_controller="")
     assert result["origin"] == "built" and not (tmp_path / "controller").exists()
+
+
+def test_without_the_controllers_cache_the_url_still_serves(play, tmp_path):
+    play(Host(tmp_path / "first"))
+    host = Host(tmp_path / "second", compiler=False)
+    result = play(host, cache_controller="", cache_url=str(tmp_path / "controller"))
+    assert (result["origin"], result["changed"]) == ("url", True) and host.builds == 0
+    assert len(list(host.cache.glob("*.whl"))) == 1
