@@ -21,7 +21,7 @@ from . import evaluate, model, table
 def main(arguments: List[str]) -> int:
     """Check one release, the live one where none is named."""
     if len(arguments) > 1 or any(word.startswith("-") for word in arguments):
-        print("usage: checks [RELEASE]: the folder of a release; by default the live one", file=sys.stderr)
+        sys.stderr.write("usage: checks [RELEASE]: the folder of a release; by default the live one\n")
         return 2
     if not arguments:
         from .. import host  # slow to import
@@ -30,12 +30,12 @@ def main(arguments: List[str]) -> int:
     try:
         subject = evaluate.subject_of_release(arguments[0])
     except evaluate.Unusable as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     ld_library_path = os.environ.get("LD_LIBRARY_PATH", "")
     context = evaluate.gather(subject, ld_library_path=ld_library_path, nvml=collect.ask_nvml)
     checks = evaluate.checks(context)
-    print(table.render(model.as_dicts(checks)))
+    sys.stdout.write(table.render(model.as_dicts(checks)) + "\n")
     return 0 if model.passed(checks) else 1
 
 

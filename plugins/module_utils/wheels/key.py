@@ -137,7 +137,7 @@ def may_serve(offered: Parts, wanted: Parts) -> bool:
         all(offered.get(name) == wanted[name] for name in _EXACT if name not in ("source", "python", "torch"))
         and (offered.get("source") or {}).get("commit") == wanted["source"].get("commit")
         and str(offered.get("python")).startswith(wanted["python"] + "-")
-        and (not torch or str(there.get("version")).split("+")[0] == torch["version"])
+        and (not torch or str(there.get("version")).partition("+")[0] == torch["version"])
         and (not torch or torch["cuda"] in (None, there.get("cuda")))
         and set(wanted["architectures"]) <= set(offered.get("architectures") or [])
     )
