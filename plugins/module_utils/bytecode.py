@@ -167,6 +167,12 @@ def _begin(parent: int) -> None:
     warnings.simplefilter("ignore")
 
 
+def say(done: int, total: int) -> None:
+    """How far it is, for who started this program."""
+    sys.stdout.write(f"{done} {total}\n")
+    sys.stdout.flush()
+
+
 def main(arguments: List[str]) -> None:
     """Compile all; one line "done total" for every job."""
     site, number, cache = arguments[0], int(arguments[1]), (arguments[2:] or [""])[0]
@@ -174,7 +180,7 @@ def main(arguments: List[str]) -> None:
         cache = folder(cache)
         os.makedirs(cache, mode=0o700, exist_ok=True)
     jobs = plan(site, arguments[3:])
-    print(0, len(jobs), flush=True)
+    say(0, len(jobs))
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(
         number, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
@@ -182,7 +188,7 @@ def main(arguments: List[str]) -> None:
         waiting = [pool.submit(work, site, job, cache) for job in jobs]
         for done, job in enumerate(concurrent.futures.as_completed(waiting), 1):
             job.result()
-            print(done, len(jobs), flush=True)
+            say(done, len(jobs))
 
 
 if __name__ == "__main__":
