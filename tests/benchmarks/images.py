@@ -22,8 +22,8 @@ STACK = ROOT / "tests/stacks/small"
 LAYERS = ("torch", "flash_attention", "flashinfer", "sglang", "megatron")
 TAGS = {"base": "vb-bench/ours:base", "app": "vb-bench/ours:app"}
 PLAIN = "vb-bench/plain:latest"
-# What the roles install for this stack, and the venv of Debian's Python.
-OS_PACKAGES = "python3 python3-apt python3-venv ca-certificates tini"
+# What the roles install for this stack (a compiler, since one package has no wheel), and the venv of Debian's Python.
+OS_PACKAGES = "python3 python3-apt python3-dev python3-venv g++ ca-certificates tini"
 DOCKERFILE = """FROM {os}
 RUN apt-get update && apt-get install -y --no-install-recommends {packages} && rm -rf /var/lib/apt/lists/*
 COPY requirements.txt pip.conf /tmp/
