@@ -45,6 +45,7 @@ class ActionModule(ActionBase):
                 "stack_root": args.get("stack_root") or options.stack_root,
                 "pythons": stack["python"]["preferred"],
                 "python_paths": [options.venv_python] if options.venv_python.startswith(("/", "~")) else [],
+                "libraries": sorted(stack_file.libraries(stack["layers"])),
                 "cuda_homes": [options.cuda_home] if options.cuda_home else [],
                 "ca_file": values["stack_ca_file"],
                 "proxy": values["stack_proxy"],

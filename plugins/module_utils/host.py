@@ -14,6 +14,8 @@ import subprocess
 import time
 import typing as t
 
+from .probes import libraries
+
 PYTHON_QUESTION = """
 import json, os, sys, sysconfig
 try:
@@ -260,6 +262,7 @@ def facts(
     wanted_pythons: t.Sequence[str],
     python_paths: t.Sequence[str] = (),
     cuda_homes: t.Sequence[str] = (),
+    wanted_libraries: t.Sequence[str] = (),
     root: str = "/",
 ) -> t.Dict[str, t.Any]:
     """Everything that the plan needs to know of a host, small enough for a thousand of them."""
@@ -283,4 +286,5 @@ def facts(
         "toolkits": toolkits(root, cuda_homes),
         "releases": releases(stack_root),
         "wheels": wheels(stack_root),
+        "libraries": [name for name in wanted_libraries if libraries.found(name, root)],
     }

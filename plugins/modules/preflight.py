@@ -41,6 +41,11 @@ options:
     type: list
     elements: str
     default: []
+  libraries:
+    description: Libraries of the system to look for. Set by the action plugin.
+    type: list
+    elements: str
+    default: []
   index_urls:
     description:
       - Package indexes that must answer. An empty string stands for the client's configured default.
@@ -141,6 +146,7 @@ def main() -> None:
             "pythons": {"type": "list", "elements": "str", "default": []},
             "python_paths": {"type": "list", "elements": "str", "default": []},
             "cuda_homes": {"type": "list", "elements": "str", "default": []},
+            "libraries": {"type": "list", "elements": "str", "default": []},
             "index_urls": {"type": "list", "elements": "str", "default": []},
             "bundle": {"type": "str", "default": ""},
             "bundle_uses": {"type": "list", "elements": "str", "default": []},
@@ -151,7 +157,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    facts = host.facts(host.stack_root(params["stack_root"]), params["pythons"], params["python_paths"], params["cuda_homes"])
+    facts = host.facts(
+        host.stack_root(params["stack_root"]),
+        params["pythons"],
+        params["python_paths"],
+        params["cuda_homes"],
+        params["libraries"],
+    )
     facts["gpus"] = gpus.scan()["gpus"]
     if params["bundle"]:
         facts["bundle"] = look_at_bundle(params)

@@ -134,7 +134,7 @@ def host_system(root: str = "/") -> str:
 def systems(
     stack: t.Mapping[str, t.Any], served: t.Mapping[str, list[str]], values: t.Mapping[str, t.Any], own: str
 ) -> list[Entry]:
-    """The packages of operating systems: what compiling needs, and with CUDA source nvidia the driver, CUDA and cuDNN.
+    """The packages of operating systems: what compiling needs and packages load, and with CUDA source nvidia the driver, CUDA and cuDNN.
 
     Raises:
         ContentError: nobody says where a system's packages come from.
@@ -149,8 +149,8 @@ def systems(
             )
         distribution = tables.distribution(*name.split(" "))
         folder = system_folder(name)
-        # What compiling needs, and what Ansible's module apt needs. A question mark: taken where the system has it.
-        tools = ["g++", "python3-apt"]
+        # What compiling needs, what packages load, and what Ansible's module apt needs. A question mark: taken where the system has it.
+        tools = ["g++", "python3-apt", *sorted(stack_file.libraries(stack["layers"]).values())]
         tools += ["git"] if any(wheel["source"]["kind"] == "git" for wheel in stack["wheels"].values()) else []
         groups = [tools + [f"python{p}-{kind}?" for p in served["pythons"] for kind in ("dev", "venv")]]
         nvidia: Entry = {}

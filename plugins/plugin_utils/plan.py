@@ -542,6 +542,20 @@ class Planner:
                 "ask an administrator for: apt-get install " + " ".join(packages),
             )
 
+    def check_libraries(self, layers: list[str]) -> None:
+        """Libraries of the system that the layers' packages load: root gets them installed, anyone else is told."""
+        wanted = stack_file.libraries(layer for layer in self.stack["layers"] if layer["name"] in layers)
+        missing = {name: package for name, package in wanted.items() if name not in self.facts["libraries"]}
+        system = "%s %s" % (self.facts["os"]["id"], self.facts["os"]["version"])
+        served = not self.bundle or system in self.bundle["serves"].get("systems", [])
+        if self.facts["root"] and self.facts["apt"] and served:
+            self.os_packages += missing.values()
+        elif missing:
+            self.warnings.append(
+                "the system lacks %s, which packages of the stack load; ask an administrator for: apt-get install %s"
+                % (", ".join(sorted(missing)), " ".join(sorted(missing.values())))
+            )
+
     def check_extra_packages(self) -> None:
         """Packages that the user asks for beside the stack: denied ones, and ones that are no part of it."""
         locked = set()
@@ -590,6 +604,7 @@ class Planner:
         if source in ("pypi", "nvidia"):
             self.served("cuda_sources", source, "bundle_cuda_sources")
         wanted_layers, wanted_wheels = self.scope()
+        self.check_libraries(wanted_layers)
         wheels = self.wheels(source, wanted_wheels, python["short"] if python else "")
         if self.bundle and python is not None:
             wheels = [wheel for wheel in wheels if self.has_source(wheel, python["short"])]

@@ -125,6 +125,11 @@ def _complete(stack: dict[str, t.Any], path: str) -> None:
             wheel["source"]["commit"] = component["commit"]
 
 
+def libraries(layers: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, str]:
+    """Libraries of the system that packages of these layers load, each with the system's package that has it."""
+    return {name: package for layer in layers for name, package in layer.get("libraries", {}).items()}
+
+
 def pins(stack: t.Mapping[str, t.Any]) -> dict[str, str]:
     """Distribution name to exact version, for everything that the stack file itself pins."""
     found = {normalise(c["dist"]): c["version"] for c in stack["components"] if c["kind"] == "python"}

@@ -84,6 +84,11 @@ def loader_folders(root: str = "/") -> List[str]:
     return found
 
 
+def found(soname: str, root: str = "/") -> bool:
+    """Whether a dynamic loader finds a library of the system."""
+    return any(os.path.exists(os.path.join(folder, soname)) for folder in loader_folders(root))
+
+
 def _read_conf(root: str, path: str, found: List[str], seen: Set[str]) -> None:
     if path in seen or len(seen) >= _INCLUDE_LIMIT:
         return

@@ -87,6 +87,7 @@ def test_an_index_that_is_not_there_is_named_with_the_reason():
 
 
 def test_facts_are_json_and_small():
-    facts = host.facts(os.path.expanduser("~/no-such-folder"), ["3.12", "3.11"])
+    facts = host.facts(os.path.expanduser("~/no-such-folder"), ["3.12", "3.11"], (), (), ["libc.so.6", "libnone.so.1"])
     assert len(json.dumps(facts)) < 8000
     assert facts["architecture"] and facts["cores"] >= 1 and facts["releases"] == []
+    assert facts["libraries"] == ["libc.so.6"]

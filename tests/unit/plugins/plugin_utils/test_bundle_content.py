@@ -43,6 +43,7 @@ HOST = {
     "git": True,
     "apt": True,
     "toolkits": [],
+    "libraries": ["libnuma.so.1"],
     "releases": [],
     "gpus": [],
 }

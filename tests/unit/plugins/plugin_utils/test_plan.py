@@ -44,6 +44,7 @@ HOST = {
     "git": True,
     "apt": True,
     "toolkits": [],
+    "libraries": ["libnuma.so.1"],
     "releases": [],
     "gpus": [],
 }
@@ -177,6 +178,17 @@ def test_root_gets_missing_packages_of_the_system_installed():
     decided = decide({"pythons": bare, "compiler": None})
     assert decided["failures"] == []
     assert decided["os_packages"] == ["g++", "python3.11-dev", "python3.11-venv"]
+
+
+def test_a_library_of_the_system_is_installed_or_asked_for():
+    lacking = {"libraries": []}
+    assert decide()["os_packages"] == []
+    assert decide(lacking)["os_packages"] == ["libnuma1"]
+    assert decide(lacking, stack_image="base")["os_packages"] == []
+    for host in ({"root": False}, {"apt": False}):
+        decided = decide({**lacking, **host})
+        assert decided["failures"] == [] and decided["os_packages"] == []
+        assert "libnuma.so.1" in decided["warnings"][0] and "apt-get install libnuma1" in decided["warnings"][0]
 
 
 def test_an_existing_toolkit_with_nvcc_compiles():

@@ -37,7 +37,7 @@ def test_what_is_packed_needs_nothing_else(tmp_path: Path) -> None:
     prefix = environment(tmp_path / "env", toolz="0.12.1")
     with tarfile.open(fileobj=io.BytesIO(inside.packed(ask(python=prefix)))) as archive:
         assert all(name.startswith("verl-check") for name in archive.getnames())
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path)
     folder = tmp_path / "verl-check"
     code = f"import sys; sys.path.insert(0, {str(folder)!r}); from {inside.__name__} import main; main({str(folder)!r})"
     # -I -S: neither the environment's packages nor the checkout are seen
