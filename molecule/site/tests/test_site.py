@@ -57,6 +57,11 @@ def test_megatron_computes_with_its_own_layers(host):
     assert run(host, "%s/venv/bin/python -c '%s'" % (RELEASE, code)).split()[-1] == "16"
 
 
+def test_sgl_kernel_finds_the_library_of_the_system_that_it_loads(host):
+    extension = RELEASE + "/venv/lib/python3.11/site-packages/sgl_kernel/common_ops.abi3.so"
+    assert "libnuma.so.1 => /" in run(host, "ldd " + extension)
+
+
 def test_the_cuda_home_is_usable(host):
     home = RELEASE + "/cuda"
     assert json.loads(host.file(home + "/version.json").content_string)["cuda"]["version"].startswith("12.8.1")
