@@ -85,10 +85,11 @@ class ProgressAction(ActionBase):
         if started.get("failed") or "ansible_job_id" not in started:
             return started
         job = str(started["ansible_job_id"])
-        results_file = self._connection._shell.join_path(folder, job)
+        # Its own word for where it is: HOME in the module's environment need not be the user's home.
+        results_file = str(started.get("results_file") or self._connection._shell.join_path(folder, job))
         try:
             self._follow(progress_file, results_file)
-            return self._collect(job, folder, task_vars)
+            return self._collect(job, os.path.dirname(results_file), task_vars)
         finally:
             names = " ".join(shlex.quote(name) for name in (progress_file, results_file))
             self._low_level_execute_command(f"rm -f {names}")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -133,3 +134,43 @@ def test_a_vanished_module_ends_the_wait(tmp_path: Path) -> None:
 def test_before_the_first_line(tmp_path: Path) -> None:
     data, done, alive = Fixture([])._poll(str(tmp_path / "no"), str(tmp_path / "neither"))
     assert (data, done, alive) == (None, False, True)
+
+
+class Elsewhere(progress_action.ProgressAction):
+    """A fixture of a host whose modules have another HOME than the connection's user: their results lie there."""
+
+    MODULE = "verl.baremetal.fixture"
+
+    def __init__(self, home: Path) -> None:
+        self._task: Any = types.SimpleNamespace(args={}, async_val=0, check_mode=False)
+        self._connection: Any = types.SimpleNamespace(
+            _shell=types.SimpleNamespace(join_path=lambda *parts: "/".join(parts))
+        )
+        self.home = home
+        (home / "theirs").mkdir(parents=True)
+
+    def get_shell_option(self, option: str, default: Any = None) -> Any:
+        return default
+
+    def _remote_expand_user(self, path: str, sudoable: bool = True, pathsep: str | None = None) -> str:
+        return str(self.home / "ours")
+
+    def _low_level_execute_command(self, command: str, **unused: Any) -> Any:
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        return {"stdout": done.stdout, "rc": done.returncode}
+
+    def _execute_module(
+        self, module_name: str = "", module_args: Any = None, wrap_async: bool = False, **unused: Any
+    ) -> Any:
+        if wrap_async:
+            results = self.home / "theirs/j1"
+            results.write_text(json.dumps({"changed": True}))
+            return {"started": True, "ansible_job_id": "j1", "results_file": str(results)}
+        results = Path(module_args["_async_dir"]) / module_args["jid"]
+        return {**json.loads(results.read_text()), "finished": True}
+
+
+def test_the_result_is_read_where_the_host_says_that_it_is(tmp_path: Path) -> None:
+    action = Elsewhere(tmp_path)
+    assert action._in_background({}, {}) == {"changed": True}
+    assert not list((tmp_path / "theirs").iterdir())
