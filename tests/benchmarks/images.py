@@ -141,7 +141,7 @@ def main() -> None:
                 f"Ours makes two images that share layers; cold it takes {median(runs['ours, cold']):.0f} s.",
                 "Our export writes sha256, manifest and bill of materials, too, and our load compares the sha256 first.",
             ],
-            left_out=["The real stack, of 12 GB, whose time is that of the packages and compiles on both sides."],
+            left_out=["The real stack, of 12 GB, whose time is that of the packages and compiles on both sides"],
         )
     )
 
