@@ -23,6 +23,7 @@ SAY = 8.0  # seconds between two lines of progress, below POLL: each call gives 
 WAITING = 60.0  # seconds between two lines of a host that waits for another's wheel: there may be a thousand
 NOBODY = 90.0  # seconds that a host without a compiler waits for one that has it
 RESTARTS = 3
+TRIES = 2  # hosts of a run on which a build may fail before the others take it for failed, too
 
 
 class ActionModule(ActionBase):
@@ -41,6 +42,7 @@ class ActionModule(ActionBase):
         }
         self.host = str(self.vars.get("inventory_hostname", "host"))
         self.said = 0.0
+        self.asked = False
         folder = self.arguments.get("cache_controller", CONTROLLER)
         self.controller = os.path.expanduser(str(folder)) if folder else ""
         self.url = str(self.arguments.get("cache_url") or "")
@@ -54,6 +56,7 @@ class ActionModule(ActionBase):
             if facts["wheel"]:
                 if self.controller and not self._task.check_mode:
                     self._bring(facts["wheel"], facts["entry"])
+                    self._lease(parts).release()  # that of a build in the background, which is done
                 return self._finish(result, answer, facts["wheel"], facts["entry"], "host", False, damaged)
             if self._task.check_mode:
                 result.update(answer, changed=True, wheel="", origin="built", damaged=damaged)
@@ -85,14 +88,18 @@ class ActionModule(ActionBase):
                 raise _Failed({"failed": True, "msg": self._nobody(refusal)})
             wheel, entry = self._build(self._for_the_play(facts), None, background)
             return self._finish(result, answer, wheel, entry, "built" if wheel else "building", True, damaged)
-        lease = Lease(self.controller, group(parts), self.host, os.getppid())
+        lease = self._lease(parts)
+        begun, alone = lease.mine(), time.time()
         while True:
             found, problems = self._look(parts)
             damaged += problems
             if found is not None:
                 taken = self._give(found[0])
                 return self._finish(result, answer, taken["wheel"], taken["entry"], found[1], True, damaged)
-            holder = lease.acquire() if not refusal else lease.read()
+            failures = lease.failures()
+            if len(failures) >= TRIES:
+                raise _Failed({"failed": True, "msg": self._hopeless(failures)})
+            holder = lease.acquire() if not refusal else lease.holder()
             if not refusal and holder is None:
                 # Another host may have finished between the look and the lease.
                 if self._look(parts)[0] is None:
@@ -102,20 +109,23 @@ class ActionModule(ActionBase):
             if background:
                 result.update(answer, changed=False, wheel="", origin="building", damaged=damaged)
                 return result
-            if refusal and holder is None and time.time() - lease.waiting_since > NOBODY:
+            if holder is None and time.time() - alone > NOBODY:
                 raise _Failed({"failed": True, "msg": self._nobody(refusal)})
             if holder is not None:
+                alone = time.time()
                 self._say("waiting for the wheel that {} builds".format(holder.get("holder")), every=WAITING)
             time.sleep(1.0)
-        finished = False
+        finished = True
         try:
-            wheel, entry = self._build(self._for_the_play(facts), lease, background)
-            finished = not background or bool(wheel)
+            wheel, entry = self._build(self._for_the_play(facts), lease, background, begun)
+            finished = bool(wheel)
             if wheel:
-                self._bring(wheel, entry)
+                with lease.beating():
+                    self._bring(wheel, entry)
             return self._finish(result, answer, wheel, entry, "built" if wheel else "building", True, damaged)
-        except BaseException:
-            finished = True
+        except _Failed as failure:
+            if not failure.result.get("unreachable"):
+                lease.failed(str(failure))
             raise
         finally:
             if finished:
@@ -153,10 +163,11 @@ class ActionModule(ActionBase):
         return str(self._call("inspect")["key"])
 
     def _look(self, parts: dict[str, t.Any]) -> tuple[tuple[cache.Found, str] | None, list[str]]:
-        """The controller's cache, then the URL."""
+        """The controller's cache, then the URL, which is asked once: whoever waits, or holds the lease, shall not wait for it."""
         found, damaged = cache.lookup(self.controller, parts)
         origin = "controller"
-        if found is None and self.url:
+        if found is None and self.url and not self.asked:
+            self.asked = True
             found, problems = cache.from_place(self.url, self.controller, parts, self._client())
             damaged += problems
             origin = "url"
@@ -164,13 +175,20 @@ class ActionModule(ActionBase):
             self._say(f"{problem}: it is not used")
         return ((found, origin) if found is not None else None), damaged
 
+    def _lease(self, parts: dict[str, t.Any]) -> Lease:
+        return Lease(self.controller, group(parts), self.host, os.getppid())
+
     def _client(self) -> source.Client:
         return source.Client(ca_file=os.environ.get("SSL_CERT_FILE", ""), proxy=str(self.arguments.get("proxy") or ""))
 
-    def _build(self, short: str, lease: Lease | None, background: bool) -> tuple[str, dict[str, t.Any]]:
-        """Build on the host; the wheel and its entry, or an empty path while it goes on in the background."""
+    def _build(self, short: str, lease: Lease | None, background: bool, begun: bool = False) -> tuple[str, dict[str, t.Any]]:
+        """Build on the host; the wheel and its entry, or an empty path while it goes on in the background.
+
+        begun: this run began it in the background, so that an end that is there already is this run's.
+        """
         restarts = 0
-        self._call("start")
+        if not (begun and self._call("wait", seconds=0, key=short).get("result")):
+            self._call("start")
         while True:
             if background:
                 return "", {}
@@ -187,8 +205,9 @@ class ActionModule(ActionBase):
                     raise _Failed(
                         {
                             "failed": True,
-                            "msg": f"The builder of {self._name()} ended {restarts} times without a word; "
-                            "its log lies in the build folder.",
+                            "msg": f"The builder of {self._name()} was killed {restarts} times. If the kernel did it for want of "
+                            "memory (dmesg tells), lower wheels_jobs or raise the limit. What is compiled is kept: the next run "
+                            f"goes on from there. Log: {state['folder']}/build.log",
                         }
                     )
                 self._say("the builder was interrupted; going on with what it left", always=True)
@@ -205,9 +224,9 @@ class ActionModule(ActionBase):
 
     def _bring(self, wheel: str, entry: dict[str, t.Any]) -> None:
         """From the host into the controller's cache, where it is not yet; sha256 checked."""
-        present = os.path.join(self.controller, entry["wheel"])
-        if os.path.exists(present + ".json") and cache.verify(present, entry) is None:
-            return
+        present = cache.lookup(self.controller, entry["parts"])[0]
+        if present is not None and present.entry["key"] == entry["key"]:
+            return  # also where its bytes are not this host's, which has built for itself: the others have those
         os.makedirs(self.controller, exist_ok=True)
         target = os.path.join(self.controller, f".{entry['key']}.{os.getpid()}.incoming")
         try:
@@ -257,6 +276,10 @@ class ActionModule(ActionBase):
             f"No wheel of {self._name()} that serves this host is in {where}, and none can be built here: {refusal}. "
             "Build it on a host with a compiler (playbooks/wheels.yml), or let such a host take part in the play."
         )
+
+    def _hopeless(self, failures: dict[str, str]) -> str:
+        last = list(failures)[-1]
+        return f"Building {self._name()} failed on {' and '.join(failures)}, so this host does not try. On {last}: {failures[last]}"
 
     def _say(self, text: str, always: bool = False, every: float = SAY) -> None:
         """A line on the terminal, not more often than that."""

@@ -97,7 +97,7 @@ def build(
             environment.update(CUDA_HOME=home, CUDA_PATH=home)
         venv_bin = os.path.dirname(python)
         home_bin = [os.path.join(environment["CUDA_HOME"], "bin")] if "CUDA_HOME" in environment else []
-        environment["PATH"] = os.pathsep.join([venv_bin, *home_bin, *toolchain.system_path(None)])
+        environment["PATH"] = os.pathsep.join([venv_bin, *home_bin, *toolchain.system_path(None, work)])
         requirements = os.path.join(work, "requirements.txt")
         with open(requirements, "w", encoding="utf-8") as handle:
             handle.write(line + "\n")

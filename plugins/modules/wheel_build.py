@@ -366,8 +366,9 @@ def start(params: Dict[str, Any]) -> Dict[str, Any]:
 
 def wait(params: Dict[str, Any]) -> Dict[str, Any]:
     """Wait a little for the end of the build."""
-    answer = worker.wait(folder_of(params, params["key"]), params["seconds"])
-    answer["text"] = worker.describe(answer["status"])
+    folder = folder_of(params, params["key"])
+    answer = worker.wait(folder, params["seconds"])
+    answer.update(text=worker.describe(answer["status"]), folder=folder)
     return answer
 
 

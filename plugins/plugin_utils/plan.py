@@ -14,6 +14,7 @@ import typing as t
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import fatbin
 from ansible_collections.verl.baremetal.plugins.module_utils.wheels import key
 
 from . import stack_file
@@ -81,6 +82,11 @@ def version_tuple(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: ``2.36-9`` gives (2, 36)."""
     match = re.match(r"\d+(?:\.\d+)*", text or "")
     return tuple(int(part) for part in match.group(0).split(".")) if match else ()
+
+
+def words_of(architectures: t.Iterable[str]) -> str:
+    """Architectures as words."""
+    return ", ".join("sm_" + name for name in key.architectures(architectures))
 
 
 class Planner:
@@ -419,11 +425,25 @@ class Planner:
         return any(key.may_serve(offered, wanted) for offered in self.offers)
 
     def architectures(self, wheel: dict[str, t.Any]) -> list[str]:
-        """GPU architectures to compile for: asked for, else the host's GPUs', else the image's list."""
-        if self.options.flash_attention_architectures:
-            return sorted({a.replace(".", "") for a in self.options.flash_attention_architectures}, key=int)
-        found = {g["compute_capability"].replace(".", "") for g in self.facts["gpus"] if g.get("compute_capability")}
-        return sorted(found or {a.replace(".", "") for a in wheel.get("image_architectures", [])}, key=int)
+        """GPU architectures to compile for: asked for, else the host's GPUs', else the image's list.
+
+        Where a package has kernels for some architectures only, the newest of them that runs on the GPU stands for it.
+        """
+        asked = key.architectures(self.options.flash_attention_architectures)
+        found = key.architectures(g["compute_capability"] for g in self.facts["gpus"] if g.get("compute_capability"))
+        wanted = asked or found or key.architectures(wheel.get("image_architectures", []))
+        supported = key.architectures(wheel.get("supported_architectures", []))
+        chosen = set()
+        for name in wanted:
+            running = [arch for arch in supported if fatbin.runs_on(fatbin.Architectures(frozenset([arch]), frozenset()), int(name.rstrip("af")))]
+            chosen.add(running[-1] if running else name)
+        return key.architectures(chosen)
+
+    def without_kernels(self, recipe: dict[str, t.Any]) -> str:
+        """The architectures that the package has no kernels for, in words; empty where there are none."""
+        supported = key.architectures(recipe.get("supported_architectures", []))
+        lacking = [name for name in self.architectures(recipe) if supported and name not in supported]
+        return "%s, which %s has no kernels for" % (words_of(lacking), recipe["dist"]) if lacking else ""
 
     def wheels(self, source: str, wanted_wheels: list[str], python: str) -> list[dict[str, t.Any]]:
         """The compiled wheels, each with its method; those left out go to ``skipped`` with the reason."""
@@ -436,12 +456,20 @@ class Planner:
             can = not recipe["device_code"] or self.has_nvcc(source) or self.cached(recipe, python)
             if name == "flash_attention":
                 method = self.options.flash_attention_method
+                without = self.without_kernels(recipe)
                 if method == "auto":
-                    method = "build" if can else "none"
+                    method = "build" if can and not without else "none"
                     if method == "none":
-                        self.skipped[name] = nowhere
+                        self.skipped[name] = without or nowhere
                 elif method == "none":
                     self.skipped[name] = "flash_attention_method is none"
+                elif method == "build" and without:
+                    self.fail(
+                        "flash_attention_method",
+                        "build, with " + without,
+                        "GPUs of " + words_of(recipe["supported_architectures"]) + ", or what runs their code",
+                        "set flash_attention_method to none, or flash_attention_architectures to what it has kernels for",
+                    )
                 elif method == "build" and not can:
                     self.fail(
                         "flash_attention_method",

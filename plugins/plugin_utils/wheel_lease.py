@@ -3,7 +3,8 @@
 """Which host builds a wheel: a lease in the controller's cache, one for each key, that the others wait for.
 
 A lease belongs to a host in a run. It ends when it is given back, when its run's process is gone, or when whoever waits
-for it has heard no beat for a while: then its host is not at work.
+for it has heard no beat for a while: then its host is not at work. Beside it are noted the builds that failed in this run,
+so that a thousand hosts do not repeat one after the other what cannot succeed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
 import typing as t
 
 from ansible_collections.verl.baremetal.plugins.module_utils import lock
-from ansible_collections.verl.baremetal.plugins.module_utils.wheels import key
+from ansible_collections.verl.baremetal.plugins.module_utils.wheels import cache, key
 
 SILENCE = 90.0
 
@@ -71,23 +73,65 @@ class Lease:
             self._write(now)
             return None
 
+    def holder(self) -> dict[str, t.Any] | None:
+        """Who is at work with it, None when nobody is."""
+        with self._guarded():
+            holder = self.read()
+            return None if holder is None or self._over(holder, time.time()) else holder
+
+    def mine(self) -> bool:
+        """Whether this host took it in this run."""
+        return self._ours(self.read() or {})
+
+    def _ours(self, holder: dict[str, t.Any]) -> bool:
+        return bool(holder.get("run") == self.owner["run"] and holder.get("holder") == self.host)
+
     def _over(self, holder: dict[str, t.Any], now: float) -> bool:
-        if holder.get("run") == self.owner["run"] and holder.get("holder") == self.host:
-            return True
-        if lock.is_dead(holder):
+        if self._ours(holder) or lock.is_dead(holder):
             return True
         beat = holder.get("beat")
         return not isinstance(beat, (int, float)) or now - max(beat, self.waiting_since) > SILENCE
 
     def beat(self) -> None:
-        """Say that we are at work."""
+        """Say that we are at work, unless another host took over meanwhile."""
         with self._guarded():
-            self._write(time.time())
+            if self.mine():
+                self._write(time.time())
+
+    @contextlib.contextmanager
+    def beating(self) -> t.Iterator[None]:
+        """Beat while something takes long that cannot say so itself."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(SILENCE / 4):
+                self.beat()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def release(self) -> None:
         """Give it back when it is ours."""
         with self._guarded():
-            holder = self.read()
-            if holder and holder.get("run") == self.owner["run"] and holder.get("holder") == self.host:
+            if self.mine():
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.path)
+
+    def failures(self) -> dict[str, str]:
+        """Hosts on which the build failed in this run, and why."""
+        try:
+            with open(self.path + ".failed", encoding="utf-8") as handle:
+                noted = json.load(handle)
+            return dict(noted["hosts"]) if noted["run"] == self.owner["run"] else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def failed(self, why: str) -> None:
+        """Note that the build failed on this host."""
+        with self._guarded():
+            cache.write_json(self.path + ".failed", {"run": self.owner["run"], "hosts": {**self.failures(), self.host: why}})

@@ -10,6 +10,7 @@ one was stopped, by whatever. The report is JSON on standard output, progress go
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -85,7 +86,17 @@ def interrupt(folder: Path) -> None:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in (folder / "source/build").rglob("*.o")}
+    """The objects that ninja has noted as finished, and when each was written."""
+    noted = "".join(path.read_text() for path in (folder / "source/build").rglob(".ninja_log"))
+    return {str(path): path.stat().st_mtime_ns for path in (folder / "source/build").rglob("*.o") if path.name in noted}
+
+
+def check_kept(folder: Path, kept: dict[str, int]) -> None:
+    """Stop when an object that was finished before the interruption was compiled again."""
+    with contextlib.suppress(FileNotFoundError):  # the folder is emptied after success
+        again = [name for name, stamp in stamps(folder).items() if kept.get(name, stamp) != stamp]
+        if again:
+            raise SystemExit(f"compiled again although it was finished: {', '.join(again)}")
 
 
 def install(python: str, wheel: str, target: Path) -> float:
@@ -151,7 +162,10 @@ def main() -> None:
     folder, store = work / f"flash-attn-{short}", work / "wheels"
     say(f"key {short}, torch {context.torch and context.torch['version']}, nvcc {context.parts['nvcc']}, {options.architectures}")
     found, _damaged = cache.lookup(str(store), context.parts)
-    begin, said, interrupted, kept = time.time(), 0.0, (folder / "interrupted.json").exists(), {}
+    begin, said, record, kept = time.time(), 0.0, folder / "interrupted.json", {}
+    interrupted = record.exists()
+    if interrupted:
+        kept = json.loads(record.read_text())["stamps"]
     while found is None:
         store.mkdir(exist_ok=True)
         worker.start(request, context, str(folder), str(store))
@@ -160,6 +174,7 @@ def main() -> None:
             said = time.time()
             say(worker.describe(answer["status"]))
         done = answer["status"].get("done", 0)
+        check_kept(folder, kept)
         if answer["ended"]:
             if answer["result"] and not answer["result"]["ok"]:
                 raise SystemExit(answer["result"]["message"])
@@ -167,14 +182,15 @@ def main() -> None:
         elif options.interrupt_after and not interrupted and done >= options.interrupt_after:
             interrupt(folder)
             interrupted, kept = True, stamps(folder)
-            finished = builder.ninja.count(str(folder / "source")).done
-            (folder / "interrupted.json").write_text(json.dumps({"units": finished, "stamps": kept}))
-            say(f"killed the builder and its compilers after {finished} units; going on")
+            record.write_text(json.dumps({"units": len(kept), "stamps": kept}))
+            say(f"killed the builder and its compilers after {len(kept)} units; going on")
         elif options.seconds and time.time() - begin > options.seconds:
             interrupt(folder)
             raise SystemExit(f"stopped after {options.seconds:.0f} s with {done} of {UNITS} units done; call again to go on")
     entry = found.entry
     built = entry["built"]
+    if kept and built["sessions"][-1]["units_before"] < len(kept):
+        raise SystemExit(f"{len(kept)} units were finished before the kill, and the last session began with {built['sessions'][-1]['units_before']}")
     say(f"built: {found.path}")
 
     # A second host: its own cache and environment, the wheel by way of the cache.
@@ -198,6 +214,7 @@ def main() -> None:
         "build_seconds": built["seconds"],
         "sessions": built["sessions"],
         "units": built["units"],
+        "kept_after_the_kill": len(kept),
         "peak_mb": built["peak_mb"],
         "peak_process_mb": built["peak_process_mb"],
         "second_host_seconds": {"cache": round(taken, 2), "install": round(seconds, 2)},

@@ -78,18 +78,28 @@ def home(path: str) -> Optional[Dict[str, Any]]:
     return found
 
 
-def ask_nvcc(path: str) -> Optional[str]:
-    """The version that the home's own nvcc tells, None where there is none or it does not answer."""
+def _nvcc(path: str, option: str) -> str:
+    """What the home's own nvcc says to an option, nothing where there is none or it does not answer."""
     nvcc = os.path.join(path, "bin", "nvcc")
     if not os.access(nvcc, os.X_OK):
-        return None
+        return ""
     import subprocess
 
     try:
-        done = subprocess.run([nvcc, "-V"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=False)
+        done = subprocess.run([nvcc, option], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return parse_nvcc(done.stdout.decode("utf-8", "replace"))
+        return ""
+    return done.stdout.decode("utf-8", "replace")
+
+
+def ask_nvcc(path: str) -> Optional[str]:
+    """The version that the home's own nvcc tells, None where there is none or it does not answer."""
+    return parse_nvcc(_nvcc(path, "-V"))
+
+
+def architectures_of_nvcc(path: str) -> List[str]:
+    """The architectures that the home's own nvcc makes machine code for, for example 90; empty where it does not tell."""
+    return re.findall(r"^sm_(\d+)$", _nvcc(path, "--list-gpu-code"), re.M)
 
 
 def homes(root: str = "/", extra: Sequence[str] = ()) -> List[Dict[str, Any]]:

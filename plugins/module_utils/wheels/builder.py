@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from ..probes import elf, fatbin
 from . import cache, jobs, key, ninja, source, toolchain
@@ -92,7 +92,9 @@ def examine(request: Request) -> Context:
     python = toolchain.ask_python(request.python)
     torch = toolchain.torch_of(python.site)
     kit = toolchain.cuda_of(request.cuda_home)
-    refusal = toolchain.refusal(kit, request.device_code, torch, python, request.compiler)
+    refusal = toolchain.refusal(
+        kit, request.device_code, torch, python, request.compiler, key.architectures(request.archs)
+    )
     version = kit.version if kit else ""
     if request.device_code and not (kit and kit.compiler):
         version = ""  # known only where a compiler is: any compiler's wheel serves this host
@@ -152,31 +154,15 @@ def error_lines(text: str, limit: int = 20) -> List[str]:
     return [line[:400] for line in lines[first : last + 4]][-limit:]
 
 
-def _descendants_memory(pid: int) -> int:
-    """Resident bytes of a process and all below it."""
-    parents: Dict[int, List[int]] = {}
-    sizes: Dict[int, int] = {}
-    page = resource.getpagesize()
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as handle:
-                fields = handle.read().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents.setdefault(int(fields[1]), []).append(int(name))
-        sizes[int(name)] = int(fields[21]) * page
-    total, waiting = 0, [pid]
-    while waiting:
-        current = waiting.pop()
-        total += sizes.get(current, 0)
-        waiting += parents.get(current, [])
-    return total
+def _boot() -> str:
+    """What names this run of the kernel."""
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as handle:
+        return handle.read().strip()
+    return ""
 
 
 class Build:
-    """One build folder: source/, cuda/ (a stand-in at most), home/, tmp/, out/, build.log, build.json."""
+    """One build folder: source/, cuda/ and venv/ (links, or a stand-in), path/, home/, tmp/, out/, build.log, build.json."""
 
     def __init__(self, request: Request, context: Context, folder: str, tell: Tell) -> None:
         self.request = request
@@ -200,13 +186,54 @@ class Build:
         os.makedirs(self.folder, exist_ok=True)
         if self.context.refusal:
             raise BuildError(f"{self.request.name} cannot be built here: {self.context.refusal}.")
-        chosen = jobs.decide(self.request.gb_per_job, self.request.reserve_gb, self.request.jobs)
-        self.fetch()
-        session = {"started": self.started, "jobs": [], "units_before": self.count().done, "reason": chosen.reason}
-        self.record["sessions"].append(session)
-        self.session = session
-        self.compile(chosen.number, session)
+        with self.reserved(self.limit()) as chosen:
+            self.fetch()
+            session = {
+                "started": self.started,
+                "jobs": [],
+                "units_before": self.count().done,
+                "reason": chosen.reason,
+                "boot": _boot(),
+                "kills": jobs.kills(),
+            }
+            self.record["sessions"].append(session)
+            self.session = session
+            self.compile(chosen.number, session)
         return self.collect(session)
+
+    def limit(self) -> int:
+        """At most so many jobs (0: no limit): half as many where the kernel killed the last session, builder and all, for memory."""
+        last = (self.record["sessions"] or [{}])[-1]
+        if last.get("ended", True) or last.get("boot") != _boot() or jobs.kills() <= last.get("kills", 0):
+            return self.request.jobs
+        halved: int = max(1, last["jobs"][-1] // 2) if last["jobs"] else 1
+        return min(halved, self.request.jobs or halved)
+
+    @contextlib.contextmanager
+    def reserved(self, limit: int) -> Iterator[jobs.Jobs]:
+        """The jobs for this build, with the memory taken off that other builds on this host will still want.
+
+        Waits where they leave less than one job's, and refuses where even without them there is not enough.
+        """
+        path = os.path.join(self.folder, jobs.RESERVATION)
+        claims = os.path.dirname(os.path.abspath(self.folder))
+        while True:
+            with jobs.guarded(claims):
+                others = jobs.claimed(claims, path)
+                try:
+                    chosen = jobs.decide(self.request.gb_per_job, self.request.reserve_gb, limit, others)
+                    jobs.claim(path, int(chosen.number * self.request.gb_per_job * jobs.GIB))
+                    break
+                except jobs.NotEnoughMemory:
+                    if not others:
+                        raise
+            self.tell({"what": "waiting for the memory that another build on this host uses"})
+            time.sleep(_INTERVAL)
+        try:
+            yield chosen
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def fetch(self) -> None:
         """The source into source/; nothing is fetched that is there."""
@@ -233,10 +260,12 @@ class Build:
         """Run the backend; with half the jobs again whenever the kernel killed a compiler for memory."""
         while True:
             session["jobs"].append(count)
+            session["ended"] = False
             self.save(session)
             before = jobs.kills()
             status, output = self.attempt(count)
             session["units_after"] = self.count().done
+            session["ended"] = True
             self.save(session)
             if status == 0:
                 return
@@ -244,11 +273,12 @@ class Build:
             if not killed:
                 raise BuildError(self.failure(status, output))
             if count == 1:
+                lines = "\n".join("  " + line for line in error_lines(output))
                 raise BuildError(
                     f"The kernel killed the compiler of {self.request.name} for memory, with one job at a time. "
                     f"Free memory or raise the "
                     f"limit ({jobs.available_memory()[0] / jobs.GIB:.1f} GB are available), or build on another host "
-                    f"(playbooks/wheels.yml). What is compiled is kept. Log: {self.log}"
+                    f"(playbooks/wheels.yml). Its last lines:\n{lines}\nWhat is compiled is kept. Log: {self.log}"
                 )
             count = max(1, count // 2)
             self.say(f"a compiler was killed for memory: going on with {count} job{'s' if count > 1 else ''}")
@@ -256,13 +286,16 @@ class Build:
     def attempt(self, count: int) -> tuple[int, str]:
         """One run of the backend; its exit status and the end of its output."""
         request, context = self.request, self.context
-        home = context.kit.home if context.kit else None
-        if context.kit is not None and not context.kit.compiler:
+        python = toolchain.lasting(context.python, self.folder)
+        home = None
+        if context.kit is not None and context.kit.compiler:
+            home = toolchain.fixed(context.kit.home, os.path.join(self.folder, "cuda"))
+        elif context.kit is not None:
             home = toolchain.stand_in(context.kit, self.folder)
-        cudnn = toolchain.cudnn_home(request.cudnn_home, context.python.site, context.kit.home if context.kit else None)
+        cudnn = toolchain.cudnn_home(request.cudnn_home, python.site, home)
         parallel = max(1, min(request.parallel, count))
         environment = toolchain.environment(
-            context.python,
+            python,
             home,
             cudnn,
             context.parts["architectures"],
@@ -280,12 +313,12 @@ class Build:
             option.replace("{jobs}", str(count)).replace("{parallel}", str(parallel)) for option in request.options
         ]
         specification = dict(backend_of(self.source), source=self.source, out=out, options=options)
-        command = [context.python.path, "-c", _BACKEND, json.dumps(specification)]
+        command = [python.path, "-c", _BACKEND, json.dumps(specification)]
         with open(self.log, "ab") as log:
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
             self.say(f"{request.name} {request.version}, key {short}, {count} jobs, {now}", log)
             position = log.tell()
-            # Standard input is the lock of the folder: a compiler that outlives us keeps it, see worker.py.
+            # Standard input is the lock of the folder: a backend that outlives us keeps it, see worker.py.
             process = subprocess.Popen(command, cwd=self.source, env=environment, stdout=log, stderr=subprocess.STDOUT)
             status = self.watch(process, count)
         with open(self.log, "rb") as log:
@@ -298,7 +331,7 @@ class Build:
         try:
             while process.poll() is None:
                 with contextlib.suppress(OSError):
-                    self.peak = max(self.peak, _descendants_memory(process.pid))
+                    self.peak = max(self.peak, jobs.resident(process.pid))
                 units = self.count()
                 elapsed = time.time() - begun
                 fresh = units.done - first
@@ -357,6 +390,7 @@ class Build:
             )
         units = self.count()
         session["units_after"] = units.done
+        session["ended"] = True
         self.save(session)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         sessions = self.record["sessions"]
@@ -416,8 +450,8 @@ class Build:
 
     def clean(self) -> None:
         """Once the wheel is in the cache, only the log and the record stay."""
-        for name in ("source", "sdist", "out", "tmp", "home", "cuda"):
-            shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
+        for name in ("source", "sdist", "out", "tmp", "home", "cuda", "venv", "path"):
+            toolchain.remove(os.path.join(self.folder, name))
 
 
 def _same_release(built: str, wanted: str) -> bool:

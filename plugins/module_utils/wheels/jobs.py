@@ -4,12 +4,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
+import json
 import os
 import re
-from typing import Dict, List, NamedTuple, Optional, Tuple
+import resource
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from .. import lock
 
 GIB = 1024**3
 _UNLIMITED = 1 << 60
+RESERVATION = "jobs.json"
 
 
 class NotEnoughMemory(Exception):
@@ -152,10 +160,64 @@ def choose(cores: int, memory: int, why: str, gb_per_job: float, reserve_gb: flo
     return Jobs(count, reason, cores, memory)
 
 
-def decide(gb_per_job: float, reserve_gb: float, limit: int = 0, root: str = "/") -> Jobs:
-    """Jobs on this machine now."""
+def decide(gb_per_job: float, reserve_gb: float, limit: int = 0, others: int = 0, root: str = "/") -> Jobs:
+    """Jobs on this machine now; others are bytes that builds beside this one will still take."""
     memory, why = available_memory(root)
+    if others:
+        memory, why = max(0, memory - others), why + f", {others / GIB:.1f} GB of it kept for other builds"
     return choose(usable_cores(root), memory, why, gb_per_job, reserve_gb, limit)
+
+
+@contextlib.contextmanager
+def guarded(folder: str) -> Iterator[None]:
+    """One build of this host at a time decides."""
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, ".jobs.guard"), "a", encoding="ascii") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
+
+
+def claim(path: str, memory: int) -> None:
+    """Note that this process's build will take so many bytes."""
+    with open(path, "w", encoding="ascii") as handle:
+        json.dump(dict(lock.owner_of(os.getpid()), bytes=memory), handle)
+
+
+def claimed(folder: str, own: str) -> int:
+    """Bytes that the living builds in the folders beside one's own have claimed and do not use yet."""
+    total = 0
+    for path in glob.glob(os.path.join(glob.escape(folder), "*", RESERVATION)):
+        try:
+            with open(path, encoding="ascii") as handle:
+                noted = json.load(handle)
+            if path != own and not lock.is_dead(noted):
+                total += max(0, int(noted["bytes"]) - resident(int(noted["pid"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return total
+
+
+def resident(pid: int) -> int:
+    """Resident bytes of a process and all below it."""
+    parents: Dict[int, List[int]] = {}
+    sizes: Dict[int, int] = {}
+    page = resource.getpagesize()
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as handle:
+                fields = handle.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(name))
+        sizes[int(name)] = int(fields[21]) * page
+    total, waiting = 0, [pid]
+    while waiting:
+        current = waiting.pop()
+        total += sizes.get(current, 0)
+        waiting += parents.get(current, [])
+    return total
 
 
 def kills(root: str = "/") -> int:
@@ -175,12 +237,14 @@ def kills(root: str = "/") -> int:
 
 
 _KILLED = re.compile(
-    r"\bKilled\b(?! by)|died due to signal 9|[Kk]illed signal terminated program"
+    r"^(?:.*[:\s])?Killed$|died due to signal 9|[Kk]illed signal terminated program"
     r"|exit(?:ed with)? (?:code|status) -?(?:137|9)\b"
-    r"|virtual memory exhausted|[Cc]annot allocate memory|std::bad_alloc|out of memory allocating"
+    r"|virtual memory exhausted|:\s*[Cc]annot allocate memory$|throwing an instance of 'std::bad_alloc'|out of memory allocating",
+    re.M,
 )
 
 
 def looks_killed(output: str) -> bool:
-    """Whether a compiler's output tells of a process that died for want of memory."""
-    return _KILLED.search(output) is not None
+    """Whether a compiler's output tells of a process that died for want of memory; where ninja names what failed, only that is read."""
+    failed = re.findall(r"^FAILED: .*?(?=^\[\d+/\d+\] |\Z)", output, re.M | re.S)
+    return any(_KILLED.search(part) for part in failed or [output])

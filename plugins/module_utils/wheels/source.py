@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import glob
 import hashlib
 import os
 import re
@@ -341,7 +342,12 @@ def fetch_git(url: str, commit: str, folder: str, client: Client) -> None:
             f"{commit!r} is no commit: a whole commit id of 40 digits is needed, never a branch or a tag."
         )
     os.makedirs(folder, exist_ok=True)
-    if not os.path.isdir(os.path.join(folder, ".git")):
+    # The folder is ours: a lock in it is one that a killed git left, and what is no repository is a killed init's.
+    repository = os.path.join(folder, ".git")
+    for left in glob.glob(os.path.join(glob.escape(repository), "**", "*.lock"), recursive=True):
+        os.unlink(left)
+    if _git(["rev-parse", "--resolve-git-dir", repository], folder, client)[0] != 0:
+        shutil.rmtree(repository, ignore_errors=True)
         _git(["init", "-q"], folder, client)
     there, _unused = _git(["cat-file", "-e", commit + "^{tree}"], folder, client)
     if there != 0:

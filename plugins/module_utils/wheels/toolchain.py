@@ -163,7 +163,12 @@ def ninja_of(python: Python) -> Optional[str]:
 
 
 def refusal(
-    kit: Optional[Cuda], device_code: bool, torch: Optional[Dict[str, Any]], python: Python, compiler: str
+    kit: Optional[Cuda],
+    device_code: bool,
+    torch: Optional[Dict[str, Any]],
+    python: Python,
+    compiler: str,
+    archs: Sequence[str] = (),
 ) -> Optional[str]:
     """Why nothing can be compiled here, None when all is there."""
     if host_compiler(compiler) is None:
@@ -180,6 +185,13 @@ def refusal(
                 f"{kit.home} has no nvcc (CUDA from PyPI brings none for CUDA 12); "
                 "set cuda_source to nvidia or existing"
             )
+        known = cuda.architectures_of_nvcc(kit.home)
+        unknown = [name for name in archs if known and name.rstrip("af") not in known]
+        if unknown:
+            return (
+                f"nvcc {kit.version} of {kit.home} does not compile for {', '.join('sm_' + name for name in unknown)}; "
+                "take a newer CUDA (cuda_source), or leave them out of flash_attention_architectures"
+            )
     if (
         kit is not None
         and torch is not None
@@ -193,15 +205,60 @@ def refusal(
     return None
 
 
-def system_path(home: Optional[str]) -> List[str]:
-    """The system's program folders without those that hold an nvcc of some other CUDA."""
+def system_path(home: Optional[str], folder: str) -> List[str]:
+    """The system's program folders without any nvcc of some other CUDA.
+
+    A folder that holds one, as /usr/bin does where the distribution's toolkit is installed, is replaced by a folder of
+    links to everything else in it: the host's compiler lies there, too.
+    """
     own = os.path.realpath(os.path.join(home, "bin")) if home else None
-    return [
-        folder
-        for folder in _SYSTEM_PATH
-        if os.path.isdir(folder)
-        and (not os.path.lexists(os.path.join(folder, "nvcc")) or os.path.realpath(folder) == own)
-    ]
+    links = os.path.join(folder, "path")
+    shutil.rmtree(links, ignore_errors=True)
+    real = {os.path.realpath(name): name for name in reversed(_SYSTEM_PATH) if os.path.isdir(name)}
+    result = []
+    for name in (name for name in _SYSTEM_PATH if name in real.values()):
+        if not os.path.lexists(os.path.join(name, "nvcc")) or os.path.realpath(name) == own:
+            result.append(name)
+            continue
+        shown = os.path.join(links, str(len(result)))
+        os.makedirs(shown)
+        for program in os.listdir(name):
+            if program != "nvcc":
+                os.symlink(os.path.join(name, program), os.path.join(shown, program))
+        result.append(shown)
+    return result
+
+
+def remove(path: str) -> None:
+    """Remove a folder, or a link to one and nothing behind it."""
+    if os.path.islink(path):
+        os.unlink(path)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def fixed(path: str, link: str) -> str:
+    """A link in the build folder that stands for a folder of the release.
+
+    The compilers' command lines, by which ninja knows what is done, so stay the same for another release.
+    """
+    remove(link)
+    os.symlink(path, link)
+    return link
+
+
+def lasting(python: Python, folder: str) -> Python:
+    """The Python of a virtual environment by way of a link in the build folder."""
+    if not os.path.isfile(os.path.join(python.prefix, "pyvenv.cfg")):
+        return python
+    link = fixed(python.prefix, os.path.join(folder, "venv"))
+    inside = os.path.join(python.prefix, "")
+    moved = {
+        name: os.path.join(link, value[len(inside) :])
+        for name, value in (("path", python.path), ("site", python.site))
+        if value.startswith(inside)
+    }
+    return python._replace(prefix=link, **moved)
 
 
 def stand_in(kit: Cuda, folder: str) -> str:
@@ -211,7 +268,7 @@ def stand_in(kit: Cuda, folder: str) -> str:
     and is on no path outside the build.
     """
     home = os.path.join(folder, "cuda")
-    shutil.rmtree(home, ignore_errors=True)
+    remove(home)
     os.makedirs(os.path.join(home, "bin"))
     for name in ("include", "lib64", "lib", "nvvm", "targets", "version.json"):
         target = os.path.join(kit.home, name)
@@ -263,7 +320,7 @@ def environment(
     path = [os.path.dirname(python.path)]
     if home:
         path.append(os.path.join(home, "bin"))
-    path += system_path(home)
+    path += system_path(home, folder)
     for name in ("home", "tmp"):
         os.makedirs(os.path.join(folder, name), exist_ok=True)
     result = {

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A build that goes on when the connection is lost: a process of its own, one for each build folder.
 
-The process holds the flock of the folder and hands it to its compilers as standard input. So a second builder of the
-same key waits, also for the compilers of a builder that was killed, and then takes over what they left.
+The process holds the flock of the folder and hands it to the package's build backend as standard input. So a second builder
+of the same key waits, also for the backend of a builder that was killed, and then takes over what they left. Compilers that
+outlive both are ended first: ninja, which would note what they make, is gone.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 import traceback
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from ..progress import duration
 from . import builder, cache, jobs, source, toolchain
@@ -56,7 +58,7 @@ def _try_lock(folder: str) -> Optional[int]:
 
 
 def is_free(folder: str) -> bool:
-    """Whether nobody works in this folder, the compilers of a killed builder included."""
+    """Whether nobody works in this folder, the build backend of a killed builder included."""
     descriptor = _try_lock(folder)
     if descriptor is None:
         return False
@@ -135,8 +137,32 @@ def _main(request: builder.Request, context: builder.Context, folder: str, cache
         os.nice(5)
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as handle:
         handle.write("5")
+    end_orphans(folder)
     result = work(request, context, folder, cache_folder)
     cache.write_json(os.path.join(folder, RESULT), result)
+
+
+def orphans(folder: str) -> List[int]:
+    """Processes of an earlier build in this folder: their environment names its folder for temporary files."""
+    mark = f"TMPDIR={os.path.join(folder, 'tmp')}".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as handle:
+                if mark in handle.read().split(b"\0"):
+                    found.append(int(name))
+    return found
+
+
+def end_orphans(folder: str) -> None:
+    """Kill them: what they write would meet what the next compilers write. The caller holds the folder's lock."""
+    left = orphans(folder)
+    while left:
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+        left = orphans(folder)
 
 
 def detach(main: Callable[[], None], keep: int, log: str) -> None:

@@ -29,7 +29,7 @@ class Host:
         self.made = folder / "made"
         self.made.mkdir(parents=True)
         self.compiler, self.fails = compiler, fails
-        self.calls, self.builds = [], 0
+        self.calls, self.builds, self.content = [], 0, b"a wheel"
 
     def parts(self):
         nvcc = "12.8.93" if self.compiler else ""
@@ -61,14 +61,14 @@ class Host:
         short = key.digest(self.parts())
         name = f"demo-1.0-0k{short}-cp312-cp312-linux_x86_64.whl"
         path = self.made / name
-        path.write_bytes(b"a wheel")
+        path.write_bytes(self.content)
         entry = {
             "schema": 1,
             "key": short,
             "parts": self.parts(),
             "wheel": name,
             "version": "1.0",
-            "size": 7,
+            "size": len(self.content),
             "sha256": source.sha256_of(str(path)),
             "built": {"seconds": 1.0, "units": 3, "peak_mb": 5},
         }
@@ -194,6 +194,44 @@ def test_a_failed_build_gives_the_lease_back(play, tmp_path):
     failed = play(Host(tmp_path / "first", fails="a.cpp:1:1: error: no"))
     assert failed["failed"] and "a.cpp:1:1" in failed["msg"]
     assert play(Host(tmp_path / "second"))["origin"] == "built"
+
+
+def test_what_failed_on_two_hosts_is_not_tried_on_the_third(play, tmp_path):
+    for name in ("first", "second"):
+        assert "a.cpp:1:1" in play(Host(tmp_path / name, fails="a.cpp:1:1: error: no"))["msg"]
+    for compiler in (True, False):
+        third = Host(tmp_path / f"third-{compiler}", compiler=compiler)
+        failed = play(third)
+        assert failed["failed"] and "failed on first and second" in failed["msg"] and "a.cpp:1:1" in failed["msg"]
+        assert third.builds == 0
+
+
+def test_a_failure_in_the_background_is_told_and_not_repeated(play, tmp_path):
+    host = Host(tmp_path / "first", fails="a.cpp:1:1: error: no")
+    play(host, background=True)
+    assert "a.cpp:1:1" in play(host)["msg"] and host.builds == 1
+
+
+def test_a_url_is_asked_once_and_not_by_whoever_holds_the_lease(play, tmp_path, monkeypatch):
+    asked = []
+
+    def from_place(place, folder, wanted, client):
+        asked.append((tmp_path / "controller" / f".{wheel_build.group(wanted)}.lease").exists())
+        return None, ["the index cannot be read"]
+
+    monkeypatch.setattr(wheel_build.cache, "from_place", from_place)
+    built = play(Host(tmp_path / "first"), cache_url="https://wheels.example.org")
+    assert built["origin"] == "built" and asked == [False] and built["damaged"] == ["the index cannot be read"]
+
+
+def test_the_controller_keeps_the_bytes_that_others_have(play, tmp_path):
+    """A build is not the same to the last byte each time: hosts that built for themselves do not take turns in the cache."""
+    own = Host(tmp_path / "own")
+    own.content = b"same key, other bytes"
+    play(own, cache_controller="")
+    first = play(Host(tmp_path / "first"))
+    assert play(own)["origin"] == "host"
+    assert cache.lookup(str(tmp_path / "controller"), own.parts())[0].entry["sha256"] == first["sha256"]
 
 
 def test_check_mode_changes_nothing(play, tmp_path):

@@ -199,6 +199,37 @@ def test_an_existing_toolkit_with_nvcc_compiles():
     assert decided["wheels"]["flash_attention"]["architectures"] == ["80", "90"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "flash", "apex"),
+    [
+        (["8.0", "8.6", "8.9"], ["80"], ["80", "86", "89"]),
+        (["sm_90a", "10.3"], ["90", "100"], ["90a", "103"]),
+        ([], ["80", "90", "100", "120"], ["80", "90", "100", "120"]),
+    ],
+)
+def test_kernels_stand_for_the_gpus_that_run_them(asked, flash, apex):
+    kit = {"home": "/opt/cuda", "version": "12.8", "nvcc": True}
+    given = {"cuda_home": "/opt/cuda", "flash_attention_architectures": asked, "flash_attention_method": "build"}
+    decided = decide({"toolkits": [kit]}, **given)
+    assert decided["failures"] == []
+    assert decided["wheels"]["flash_attention"]["architectures"] == flash
+    assert decided["wheels"]["apex"]["architectures"] == apex
+    cards = [{"pci": "01", "name": "a card", "compute_capability": name} for name in asked if "." in name]
+    if cards and len(cards) == len(asked):
+        found = decide({"toolkits": [kit], "gpus": cards}, **{**given, "flash_attention_architectures": []})
+        assert found["wheels"]["flash_attention"]["architectures"] == flash
+
+
+def test_a_gpu_without_kernels_is_told_before_anything_is_compiled():
+    kit = {"home": "/opt/cuda", "version": "12.8", "nvcc": True}
+    given = {"cuda_home": "/opt/cuda", "flash_attention_architectures": ["7.5", "9.0"]}
+    refused = decide({"toolkits": [kit]}, flash_attention_method="build", **given)
+    assert names(refused) == ["flash_attention_method"] and "sm_75, which flash-attn has no kernels for" in refused["failures"][0]["found"]
+    left = decide({"toolkits": [kit]}, **given)
+    assert left["failures"] == [] and left["left_out"]["flash_attention"].startswith("sm_75, which")
+    assert decide({"toolkits": [kit]}, flash_attention_method="none", **given)["failures"] == []
+
+
 def test_uv_brings_a_python_where_it_may():
     decided = decide({"pythons": []}, venv_python_managed=True)
     assert decided["failures"] == [] and decided["python"]["managed"] and decided["python"]["short"] == "3.12"

@@ -57,6 +57,47 @@ def test_silence_ends_it_only_for_those_who_waited(tmp_path, waited, beat, free)
     assert (second.acquire() is None) is free
 
 
+def test_who_is_gone_is_at_work_no_more(tmp_path):
+    assert lease(tmp_path, "a").acquire() is None
+    assert lease(tmp_path, "b").holder()["holder"] == "a"
+    rewrite(lease(tmp_path, "a"), start=1)
+    assert lease(tmp_path, "b").holder() is None
+
+
+def test_a_beat_takes_nothing_back(tmp_path):
+    first, second = lease(tmp_path, "a"), lease(tmp_path, "b")
+    first.acquire()
+    rewrite(first, holder="b")
+    first.beat()
+    assert second.mine() and not first.mine()
+    rewrite(first, beat=0)
+    second.beat()
+    assert second.read()["beat"] > 0
+
+
+def test_beats_go_on_during_what_takes_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(wheel_lease, "SILENCE", 0.04)
+    taken = lease(tmp_path, "a")
+    taken.acquire()
+    rewrite(taken, beat=0)
+    with taken.beating():
+        end = time.monotonic() + 30
+        while not taken.read()["beat"]:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_failures_are_those_of_this_run(tmp_path):
+    first, second = lease(tmp_path, "a"), lease(tmp_path, "b")
+    first.failed("no memory")
+    second.failed("an error")
+    assert lease(tmp_path, "c").failures() == {"a": "no memory", "b": "an error"}
+    other = lease(tmp_path, "a", 1)
+    assert other.failures() == {}
+    other.failed("again")
+    assert first.failures() == {} and other.failures() == {"a": "again"}
+
+
 def test_a_broken_file_is_no_lease(tmp_path):
     taken = lease(tmp_path, "a")
     with open(taken.path, "w", encoding="utf-8") as handle:

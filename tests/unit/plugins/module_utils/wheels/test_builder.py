@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ import zipfile
 
 import pytest
 
+from ansible_collections.verl.baremetal.plugins.module_utils import lock
 from ansible_collections.verl.baremetal.plugins.module_utils.wheels import builder, cache, jobs, key, source, toolchain, worker
 
 # The fixture compiles three "units" by touching objects and logging them as ninja does. What it is to do wrong is in its environment.
@@ -174,6 +176,62 @@ def test_a_backend_that_was_killed_while_the_kernel_ran_out_of_memory_goes_on(ma
     assert run.record["sessions"][0]["jobs"] == [2, 1]
 
 
+def test_a_builder_that_was_killed_for_memory_goes_on_with_half_the_jobs(make, tmp_path, monkeypatch):
+    first, _said = build(make, tmp_path / "b", env={"FAIL": "error"})
+    with pytest.raises(builder.BuildError):
+        first.run()
+    noted = json.loads((tmp_path / "b/build.json").read_text())
+    noted["sessions"][-1].update(ended=False)  # as a control group leaves it that is killed as a whole
+    (tmp_path / "b/build.json").write_text(json.dumps(noted))
+    assert build(make, tmp_path / "b")[0].limit() == 0, "killed, but not by the kernel"
+    monkeypatch.setattr(jobs, "kills", lambda root="/": 1)
+    entry = build(make, tmp_path / "b")[0].run()
+    assert [session["jobs"] for session in entry["built"]["sessions"]] == [[4], [2]]
+
+
+@pytest.fixture
+def neighbour(tmp_path):
+    """A build beside ours, which has claimed memory that it does not use yet (a fixture: a process that sleeps)."""
+    process = subprocess.Popen(["sleep", "60"])
+    (tmp_path / "builds/neighbour").mkdir(parents=True)
+
+    def claims(gb):
+        noted = dict(lock.owner_of(process.pid), bytes=gb * jobs.GIB)
+        (tmp_path / "builds/neighbour" / jobs.RESERVATION).write_text(json.dumps(noted))
+        return process
+
+    yield claims
+    process.kill()
+    process.wait()
+
+
+def test_builds_beside_each_other_share_the_memory(make, tmp_path, neighbour):
+    run, _said = build(make, tmp_path / "builds/own", gb_per_job=10.0)
+    (tmp_path / "builds/own").mkdir()
+    process = neighbour(40)
+    with run.reserved(0) as chosen:
+        assert chosen.number == 2 and "kept for other builds" in chosen.reason
+        assert (tmp_path / "builds/own" / jobs.RESERVATION).exists()
+    assert not (tmp_path / "builds/own" / jobs.RESERVATION).exists()
+    process.kill()
+    process.wait()
+    with run.reserved(0) as chosen:
+        assert chosen.number == 4, "the dead claim nothing"
+
+
+def test_a_build_waits_for_the_memory_of_another(make, tmp_path, neighbour, monkeypatch):
+    run, said = build(make, tmp_path / "builds/own", gb_per_job=10.0)
+    process = neighbour(60)
+
+    def end(_seconds):
+        process.kill()
+        process.wait()
+
+    monkeypatch.setattr(builder.time, "sleep", end)
+    assert run.run()["built"]["units"] == 3
+    assert {"what": "waiting for the memory that another build on this host uses"} in said
+
+
 def test_too_little_memory_is_refused_before_anything_is_fetched(make, tmp_path):
     run, _said = build(make, tmp_path / "b", gb_per_job=100.0)
     with pytest.raises(jobs.NotEnoughMemory):
@@ -303,6 +361,20 @@ def test_a_detached_builder_puts_the_wheel_into_the_cache_and_cleans_up(make, tm
     assert result["ok"], result
     assert cache.lookup(str(tmp_path / "cache"), context.parts)[0].path == result["wheel"]
     assert not (folder / "source").exists() and (folder / "build.log").exists()
+
+
+def test_compilers_that_outlived_their_builder_are_ended(make, tmp_path):
+    request, context = make()
+    orphan = subprocess.Popen(["sleep", "60"], env={"TMPDIR": str(tmp_path / "b/tmp")})
+    stranger = subprocess.Popen(["sleep", "60"], env={"TMPDIR": str(tmp_path / "b/tmp2")})
+    try:
+        worker.start(request, context, str(tmp_path / "b"), str(tmp_path / "cache"))
+        assert orphan.wait(30) == -signal.SIGKILL
+        assert wait_for_end(tmp_path / "b")["ok"] and stranger.poll() is None
+    finally:
+        for process in (orphan, stranger):
+            process.kill()
+            process.wait()
 
 
 def test_a_detached_builder_tells_its_failure(make, tmp_path):

@@ -138,6 +138,11 @@ def test_kills_are_counted_where_the_kernel_tells_them(tmp_path):
         ("virtual memory exhausted: Cannot allocate memory", True),
         ("kernel.cu(3): error: identifier \"foo\" is undefined", False),
         ("FAILED: [code=1] kernel.o\nninja: build stopped: subcommand failed.", False),
+        ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc", True),
+        ("FAILED: a.o\nx.cpp:1: error: no match\nnote: candidate: std::bad_alloc(const char*)\n[2/3] c++ b.cpp\nninja: build stopped", False),
+        ("[1/3] c++ a.cpp\na.cpp:1: warning: Killed\nFAILED: b.o\nb.cpp:1: error: no", False),
+        ("[1/3] c++ a.cpp\nFAILED: b.o\nc++ -c b.cpp\nKilled\n[2/3] c++ c.cpp", True),
+        ("x.cpp:3: error: 'cannot allocate memory' is no type", False),
         ("nvcc error   : 'cicc' died due to signal 11 (Invalid memory reference)", False),
     ],
 )

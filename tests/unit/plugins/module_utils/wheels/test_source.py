@@ -171,6 +171,18 @@ def test_a_commit_is_fetched_by_its_id_and_kept(tmp_path, repository):
     assert (target / "version").read_text() == "second", "what a build removed comes back without any network"
 
 
+@pytest.mark.parametrize("left", ["index.lock", "shallow.lock", "refs/heads/main.lock", "HEAD"])
+def test_what_a_killed_git_left_is_no_obstacle(tmp_path, repository, left):
+    url, first, _second = repository
+    target = tmp_path / "source"
+    source.fetch_git(url, first, str(target), CLIENT)
+    (target / "version").unlink()
+    (target / ".git" / left).parent.mkdir(parents=True, exist_ok=True)
+    (target / ".git" / left).write_text("")  # of HEAD: init was killed before it wrote it
+    source.fetch_git(url, first, str(target), CLIENT)
+    assert (target / "version").read_text() == "first"
+
+
 @pytest.mark.parametrize("commit", ["main", "v1.0", "d8200a1", ""])
 def test_a_branch_or_tag_or_short_id_is_refused(tmp_path, commit):
     with pytest.raises(source.SourceError, match="never a branch"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -118,11 +119,43 @@ def test_a_foreign_nvcc_is_on_no_path_of_the_build(host, kit):
     python = python_of(host)
     made = toolchain.environment(python, kit.home, None, ["80", "90"], 4, "", str(host / "build"), {"FLASH_ATTENTION_FORCE_BUILD": "TRUE"})
     folders = made["PATH"].split(":")
-    assert folders == [str(host / "venv/bin"), kit.home + "/bin", str(host / "usr/bin")]
+    assert folders == [str(host / "venv/bin"), kit.home + "/bin", str(host / "build/path/0"), str(host / "usr/bin")]
+    assert shutil.which("nvcc", path=made["PATH"]) == kit.home + "/bin/nvcc" and shutil.which("nvcc", path=":".join(folders[2:])) is None
     assert made["CUDA_HOME"] == kit.home and made["CUDACXX"] == kit.home + "/bin/nvcc"
     assert made["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0"
     assert made["FLASH_ATTN_CUDA_ARCHS"] == made["NVTE_CUDA_ARCHS"] == "80;90"
     assert made["MAX_JOBS"] == "4" and made["FLASH_ATTENTION_FORCE_BUILD"] == "TRUE"
+
+
+def test_a_foreign_nvcc_beside_the_compiler_hides_only_itself(host, headers):
+    script(host / "usr/bin/nvcc")
+    for _again in range(2):
+        path = ":".join(toolchain.system_path(headers.home, str(host / "build")))
+        assert shutil.which("nvcc", path=path) is None
+        assert os.path.realpath(shutil.which("g++", path=path)) == str(host / "usr/bin/g++")
+    own = toolchain.system_path(str(host / "usr"), str(host / "build"))
+    assert str(host / "usr/bin") in own, "a CUDA home may be the system itself"
+
+
+def test_two_releases_have_the_same_command_lines(tmp_path, kit):
+    """Python as it tells about itself through the link, which is what ends up in the compilers' commands."""
+    told = []
+    for name in ("first", "second"):
+        venv = tmp_path / name
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+        python = toolchain.lasting(toolchain.ask_python(str(venv / "bin/python")), str(tmp_path))
+        assert os.path.realpath(python.prefix) == str(venv)
+        told.append((python, toolchain.ask_python(python.path)))
+    assert told[0] == told[1]
+    assert told[0][1].prefix == told[0][0].prefix and told[0][1].site == told[0][0].site
+    assert toolchain.fixed(kit.home, str(tmp_path / "link")) == toolchain.fixed(str(tmp_path), str(tmp_path / "link"))
+
+
+def test_what_nvcc_cannot_compile_for_is_refused_before_it_starts(host, kit):
+    script(host / "cuda/bin/nvcc", NVCC + 'test "$1" = --list-gpu-code && printf "sm_80\\nsm_90\\n"\n')
+    python = python_of(host)
+    assert toolchain.refusal(kit, True, TORCH, python, "", ["80", "90a"]) is None
+    assert "does not compile for sm_100, sm_120" in toolchain.refusal(kit, True, TORCH, python, "", ["90", "100", "120"])
 
 
 def test_nothing_of_the_callers_environment_is_in_the_builds(host, kit, monkeypatch):
