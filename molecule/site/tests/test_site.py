@@ -62,6 +62,14 @@ def test_sgl_kernel_finds_the_library_of_the_system_that_it_loads(host):
     assert "libnuma.so.1 => /" in run(host, "ldd " + extension)
 
 
+def test_the_build_host_compiled_and_this_host_did_not(host):
+    (entry,) = json.loads(host.file("/opt/verl/wheels/index.json").content_string)["entries"]
+    assert entry["parts"]["package"] == "transformer-engine-torch"
+    assert entry["built"]["host"] == "vb-site-builder" and entry["built"]["units"] == 26
+    assert entry["built"]["cpu_seconds"] > 60, "26 units of C++ take longer than that anywhere"
+    assert not host.file("/opt/verl/build").exists
+
+
 def test_the_cuda_home_is_usable(host):
     home = RELEASE + "/cuda"
     assert json.loads(host.file(home + "/version.json").content_string)["cuda"]["version"].startswith("12.8.1")

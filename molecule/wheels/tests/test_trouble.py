@@ -29,6 +29,10 @@ def finish(process):
     return process.returncode, re.sub(r"\x1b\[[0-9;]*m", "", output)
 
 
+def docker(*words):
+    return subprocess.run(["docker", *words], stdout=subprocess.PIPE, check=True).stdout.decode()
+
+
 def play(env, **more):
     return finish(start(env, **more))
 
@@ -143,6 +147,24 @@ def test_two_builders_of_one_key_do_not_collide(host):
         index = json.loads((EPHEMERAL / name / "index.json").read_text())
         hashes.update(e["sha256"] for e in index["entries"])
     assert hashes == {entry["sha256"]}
+
+
+def test_a_build_in_the_background_needs_no_network_and_is_collected_later(host):
+    env = {"VERL_TEST_NUMBER": "4", "VERL_TEST_SLOW": "3"}
+    networks = docker("inspect", "-f", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}", HOST).split()
+    for network in networks:
+        docker("network", "disconnect", network, HOST)
+    try:
+        assert host.run("ls /sys/class/net").stdout.split() == ["lo"]
+        status, output = play(env, wheel_background=True)
+        assert status == 0, output
+        assert made(host, env) == [], "the task has waited for the end"
+        status, output = play(env)
+        assert status == 0, output
+    finally:
+        for network in networks:
+            docker("network", "connect", network, HOST)
+    assert len(made(host, env)[0]["built"]["sessions"]) == 1
 
 
 def test_the_foreign_nvcc_was_never_called(host):

@@ -251,6 +251,26 @@ def test_a_build_in_the_background_is_collected_later(play, tmp_path):
     assert collected["origin"] == "built" and collected["wheel"]
 
 
+def test_progress_is_told_at_least_every_fifteen_seconds(play, tmp_path, monkeypatch):
+    """The clock is a fixture: each call of the module takes what it is asked to wait, and three seconds to get there and back."""
+    clock, said = [1000.0], []
+    monkeypatch.setattr(wheel_build.time, "time", lambda: clock[0])
+    monkeypatch.setattr(Display, "display", lambda self, text: said.append((clock[0], text)))
+    host, left = Host(tmp_path / "first"), [20]
+    end = host.wait
+
+    def wait(args):
+        clock[0] += args["seconds"] + 3
+        left[0] -= 1
+        return {"ended": False, "result": None, "text": f"compiling: {20 - left[0]} of 20 units"} if left[0] else end(args)
+
+    host.wait = wait
+    begun = clock[0]
+    assert play(host)["origin"] == "built"
+    times = [begun, *(when for when, _text in said), clock[0]]
+    assert len(said) >= 19 and max(later - earlier for earlier, later in zip(times, times[1:])) <= 15
+
+
 def test_without_the_controllers_cache_the_host_builds_for_itself(play, tmp_path):
     result = play(Host(tmp_path / "first"), cache_controller="")
     assert result["origin"] == "built" and not (tmp_path / "controller").exists()
