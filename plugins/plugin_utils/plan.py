@@ -21,6 +21,12 @@ from . import stack_file
 GB = 1024**3
 ID_LENGTH = 12
 RUNTIME_GB = 4.0  # memory that importing the stack needs
+# What the roles' specifications allow: a role that is refused for it is refused after others have changed the host.
+CHOICES = {
+    "cuda_source": ("auto", "nvidia", "pypi", "existing"),
+    "flash_attention_method": ("build", "prebuilt", "auto", "none"),
+    "megatron_apex": ("auto", "true", "false"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,9 @@ class Options:
             wanted[name] = boolean(wanted[name])
         wanted["preflight_disk_reserve_gb"] = float(wanted["preflight_disk_reserve_gb"])
         wanted["venv_python"] = str(wanted["venv_python"])
-        wanted["flash_attention_architectures"] = [str(a) for a in wanted["flash_attention_architectures"]]
+        asked = wanted["flash_attention_architectures"]
+        asked = asked if isinstance(asked, (list, tuple)) else str(asked).split(",")
+        wanted["flash_attention_architectures"] = [str(a).strip() for a in asked if str(a).strip()]
         return cls(**wanted)
 
 
@@ -104,11 +112,32 @@ class Planner:
         self.warnings: list[str] = []
         self.skipped: dict[str, str] = {}
         self.os_packages: list[str] = []
+        self.asked_architectures: list[str] = []
         self._offers = offers
 
     def fail(self, name: str, found: str, needed: str, remedy: str) -> None:
         """Note one failed precondition."""
         self.failures.append(Failure(name, found, needed, remedy))
+
+    def check_options(self) -> None:
+        """Values that mean nothing, before anything is decided by them."""
+        for name, known in CHOICES.items():
+            value = str(getattr(self.options, name))
+            if value not in known:
+                self.fail(name, repr(value), "one of " + ", ".join(known), "correct it")
+        wrong = []
+        for asked in self.options.flash_attention_architectures:
+            try:
+                self.asked_architectures.append(key.architecture(asked))
+            except key.ArchitectureError:
+                wrong.append(asked)
+        if wrong:
+            self.fail(
+                "flash_attention_architectures",
+                ", ".join(map(repr, wrong)),
+                "GPU architectures, each written as 9.0, 90 or sm_90",
+                "correct it, or leave it empty: the hosts' GPUs are asked",
+            )
 
     @property
     def bundle(self) -> dict[str, t.Any] | None:
@@ -420,10 +449,8 @@ class Planner:
 
     def architectures(self, wheel: dict[str, t.Any]) -> list[str]:
         """GPU architectures to compile for: asked for, else the host's GPUs', else the image's list."""
-        if self.options.flash_attention_architectures:
-            return sorted({a.replace(".", "") for a in self.options.flash_attention_architectures}, key=int)
-        found = {g["compute_capability"].replace(".", "") for g in self.facts["gpus"] if g.get("compute_capability")}
-        return sorted(found or {a.replace(".", "") for a in wheel.get("image_architectures", [])}, key=int)
+        found = [g["compute_capability"] for g in self.facts["gpus"] if g.get("compute_capability")]
+        return key.architectures(self.asked_architectures or found or wheel.get("image_architectures", []))
 
     def wheels(self, source: str, wanted_wheels: list[str], python: str) -> list[dict[str, t.Any]]:
         """The compiled wheels, each with its method; those left out go to ``skipped`` with the reason."""
@@ -582,6 +609,7 @@ class Planner:
     def plan(self) -> dict[str, t.Any]:
         """The plan, with ``failures`` (a list, empty when all is well) and ``warnings``."""
         stack, options = self.stack, self.options
+        self.check_options()
         self.check_system()
         self.check_root()
         self.check_bundle()

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
+import yaml
 
 from ansible_collections.verl.baremetal.plugins.module_utils.wheels import key
 from ansible_collections.verl.baremetal.plugins.plugin_utils import plan, role_defaults, stack_file
@@ -197,6 +199,37 @@ def test_an_existing_toolkit_with_nvcc_compiles():
     assert decided["failures"] == []
     assert decided["cuda"] == {"source": "existing", "requirements": [], "home": "/opt/cuda"}
     assert decided["wheels"]["flash_attention"]["architectures"] == ["80", "90"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("9.0", ["90"]), ("8.0,9.0", ["80", "90"]), (9.0, ["90"]), (["sm_90", "9.0a", "12.0", "8.0"], ["80", "90", "90a", "120"]), ("", ["80", "90", "100", "120"])],
+)  # fmt: skip
+def test_architectures_are_read_as_people_write_them(asked, found):
+    decided = decide(cuda_source="nvidia", flash_attention_architectures=asked)
+    assert decided["failures"] == []
+    assert decided["wheels"]["flash_attention"]["architectures"] == found
+
+
+def test_what_is_no_architecture_is_refused_once_and_in_words():
+    decided = decide(cuda_source="nvidia", flash_attention_architectures=["hopper", "9.0", "x"])
+    assert names(decided) == ["flash_attention_architectures"]
+    assert decided["failures"][0]["found"] == "'hopper', 'x'" and "9.0, 90 or sm_90" in decided["failures"][0]["needed"]
+
+
+@pytest.mark.parametrize("name", sorted(plan.CHOICES))
+def test_a_value_that_is_no_choice_is_refused_before_anything_changes(name):
+    failure = next(f for f in decide(**{name: "biuld"})["failures"] if f["name"] == name)
+    assert failure["found"] == "'biuld'" and failure["needed"] == "one of " + ", ".join(plan.CHOICES[name])
+
+
+def test_the_choices_are_those_of_the_roles():
+    specified = {}
+    for path in (Path(__file__).resolve().parents[4] / "roles").glob("*/meta/argument_specs.yml"):
+        for spec in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():
+            specified.update(spec["options"])
+    owned = {name: specified[name]["choices"] for name in plan.Options.names() if "choices" in specified[name]}
+    assert {name: list(known) for name, known in plan.CHOICES.items()} == owned
 
 
 def test_uv_brings_a_python_where_it_may():
