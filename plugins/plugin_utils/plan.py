@@ -263,6 +263,17 @@ class Planner:
                 "take a newer system: the wheels are built for manylinux_2_28",
             )
 
+    def check_driver(self) -> None:
+        """A driver for the GPUs, where this run installs none; without one the release's gate would fail after the build."""
+        needed = any(component["kind"] == "driver" for component in self.stack["components"])
+        if needed and self.facts["gpus"] and not self.facts["driver"]:
+            self.fail(
+                "NVIDIA driver",
+                "none, with %d GPUs of NVIDIA" % len(self.facts["gpus"]),
+                "an installed driver: this run builds a release and leaves the driver alone",
+                "provision the host with site.yml first",
+            )
+
     def check_root(self) -> None:
         """Permission to write where the stack goes."""
         if not self.facts["writable"]:

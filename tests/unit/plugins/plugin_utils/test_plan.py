@@ -52,13 +52,17 @@ HOST = {
 }
 
 
-def decide(host=None, stack="verl0.5-preview-cu128", offers=list, **options):
+def planner(host=None, stack="verl0.5-preview-cu128", offers=list, **options):
     facts = copy.deepcopy(HOST)
     facts.update(host or {})
     shipped = role_defaults.defaults()
     values = {name: shipped[name] for name in plan.Options.names()}
     values.update({"flash_attention_method": "auto", "venv_torch_variant": "pypi"}, **options)
-    return plan.Planner(stack_file.load(stack), facts, plan.Options.from_values(values), offers).plan()
+    return plan.Planner(stack_file.load(stack), facts, plan.Options.from_values(values), offers)
+
+
+def decide(*args, **options):
+    return planner(*args, **options).plan()
 
 
 def names(decided):
@@ -230,6 +234,16 @@ def test_the_choices_are_those_of_the_roles():
             specified.update(spec["options"])
     owned = {name: specified[name]["choices"] for name in plan.Options.names() if "choices" in specified[name]}
     assert {name: list(known) for name, known in plan.CHOICES.items()} == owned
+
+
+@pytest.mark.parametrize(
+    ("gpus", "driver", "failures"), [([H100], False, ["NVIDIA driver"]), ([H100], True, []), ([], False, [])]
+)
+def test_a_gpu_without_a_driver_is_refused_before_the_build_where_none_is_installed(gpus, driver, failures):
+    asked = planner({"gpus": gpus, "driver": driver})
+    asked.check_driver()
+    assert names(asked.plan()) == failures
+    assert not failures or "site.yml first" in asked.failures[0].remedy
 
 
 def test_uv_brings_a_python_where_it_may():
