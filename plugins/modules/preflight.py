@@ -13,6 +13,7 @@ description:
   - Changes nothing. The same in check mode.
   - The decisions are made by the action plugin of the same name, which reads the stack file on the controller; the options
     below are what the module itself asks the host for.
+version_added: 0.1.0
 options:
   stack_root:
     description:
