@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ PLAYBOOKS = {"build_with_driver"}
 OPERATORS = (nodes.BinExpr, nodes.UnaryExpr)
 
 
+@lru_cache(maxsize=None)
 def typed_variables() -> set[str]:
     found = set(PLAYBOOKS)
     for path in ROOT.glob("roles/*/meta/argument_specs.yml"):
