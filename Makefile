@@ -79,7 +79,7 @@ bench: venv-dev tree ## benchmarks (BENCH="version_check switch") into docs/benc
 	@python tests/benchmarks/run.py $(BENCH)
 
 .PHONY: test-flash-attention
-test-flash-attention: venv tree ## by hand, 3 CPU-hours: FlashAttention built whole with nvcc 12.4, interrupted and resumed (ARGS="--help")
+test-flash-attention: venv tree ## by hand, 3 CPU-hours: FlashAttention built whole with nvcc 12.4 or that of --cuda-home, interrupted and resumed (ARGS="--help")
 	@python tests/heavy/flash_attention.py $(ARGS)
 
 .PHONY: relock

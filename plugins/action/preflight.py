@@ -7,6 +7,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.verl.baremetal.plugins.plugin_utils import (
@@ -35,7 +36,14 @@ class ActionModule(ActionBase):
         values = role_defaults.values(
             self._templar,
             task_vars,
-            [*plan.Options.names(), "stack_name", "stack_path", *sources.VARIABLES, *wheel_offers.VARIABLES],
+            [
+                *plan.Options.names(),
+                "stack_name",
+                "stack_path",
+                "release_policy",
+                *sources.VARIABLES,
+                *wheel_offers.VARIABLES,
+            ],
         )
         values.update(given)
         try:
@@ -56,7 +64,10 @@ class ActionModule(ActionBase):
                 result.update(answer)
                 return result
             offers = wheel_offers.Offers(values)
-            decided = plan.Planner(stack, answer["facts"], options, offers.parts).plan()
+            planner = plan.Planner(stack, answer["facts"], options, offers.parts)
+            if not boolean(args.get("with_driver", True)) and values["release_policy"] == "fail":
+                planner.check_driver()
+            decided = planner.plan()
             decided["warnings"] += offers.problems
         except stack_file.StackError as error:
             raise AnsibleActionFail(str(error)) from error

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any, Dict, List, Optional
 
@@ -41,7 +40,7 @@ class ActionModule(ActionBase):
                 stack = role_defaults.values(self._templar, variables, ["stack_name"])["stack_name"]
                 return self._start(journal, who, args, str(stack))
             if args["state"] == "survey":
-                return self._survey(journal, who, args)
+                return self._survey(journal, who)
             if args["state"] == "batches":
                 return self._batches(journal, who, args)
         except (rollout_journal.LockedError, batches.BatchError) as error:
@@ -67,7 +66,7 @@ class ActionModule(ActionBase):
             display.display(f"  the run of process {dead.get('pid')} was interrupted; this one goes on with it")
         return {"changed": False, "total": total, "sizes": sizes, "resumed": bool(dead), "started": known["started"]}
 
-    def _survey(self, journal: rollout_journal.Journal, who: Dict[str, Any], args: Dict[str, Any]) -> Dict[str, Any]:
+    def _survey(self, journal: rollout_journal.Journal, who: Dict[str, Any]) -> Dict[str, Any]:
         hosts = journal.hosts(who["token"])
         refused = sorted(name for name, entry in hosts.items() if entry.get("refused"))
         lost = sorted(name for name, entry in hosts.items() if entry.get("unreachable") is not None)
@@ -149,8 +148,3 @@ def _short(sizes: List[int]) -> str:
         told.append(f"{same - index} x {sizes[index]}" if same - index > 2 else ", ".join(map(str, sizes[index:same])))
         index = same
     return ", ".join(told) or "none"
-
-
-def journal_page(folder: str) -> str:
-    """Where the page of a rollout lies."""
-    return os.path.join(folder, "report.html")

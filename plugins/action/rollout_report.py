@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
             if args["state"] == "open":
                 return self._open(journal, host)
             if args["state"] == "close":
-                return self._close(journal, host, who, float(args["max_fail_percentage"]))
+                return self._close(journal, host, float(args["max_fail_percentage"]))
             if args["state"] == "rest":
                 return self._rest(journal, who)
             if args["state"] == "end":
@@ -69,9 +69,7 @@ class ActionModule(ActionBase):
         first = number == min(run["numbers"].values(), default=number)
         return {"changed": False, "number": number, "hosts": members, "first": first, "last": number == last}
 
-    def _close(
-        self, journal: rollout_journal.Journal, host: str, who: Dict[str, Any], allowed: float
-    ) -> Dict[str, Any]:
+    def _close(self, journal: rollout_journal.Journal, host: str, allowed: float) -> Dict[str, Any]:
         run = journal.run()
         number = run["numbers"].get(host, 0)
         members = [name for name, value in run["numbers"].items() if value == number]
@@ -86,7 +84,7 @@ class ActionModule(ActionBase):
                 f" {allowed:g} % (rollout_max_fail_percentage)"
             )
         journal.save_run(batches=known, stopped=stop)
-        self._write(journal, who)
+        self._write(journal)
         last = number == max(run["numbers"].values(), default=number)
         if stop and not last:
             display.display(f"  stopped before the next batch: {stop}", color="red")
@@ -99,7 +97,7 @@ class ActionModule(ActionBase):
     def _end(self, journal: rollout_journal.Journal, who: Dict[str, Any]) -> Dict[str, Any]:
         run = journal.save_run(ended=time.time())
         hosts = journal.hosts(who["token"])
-        where = self._write(journal, who)
+        where = self._write(journal)
         block = lines.summary(str(run.get("title", "Rollout")), hosts, where, run.get("stopped"))
         for line in block:
             display.display(line)
@@ -111,7 +109,7 @@ class ActionModule(ActionBase):
             result["msg"] = block[0] + "; see the lines above" + (f" and {where}" if where else "")
         return result
 
-    def _write(self, journal: rollout_journal.Journal, who: Dict[str, Any]) -> str:
+    def _write(self, journal: rollout_journal.Journal) -> str:
         report = model.rollout(journal.run(), journal.hosts(), time.time())
         rollout_journal.write_json(journal.path("report.json"), report)
         rollout_journal.write_text(journal.path("report.html"), page.render(report))

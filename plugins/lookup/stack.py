@@ -8,6 +8,7 @@ author: the verl.baremetal authors (@verl-baremetal)
 short_description: Read a stack file
 description:
   - Returns a stack with what follows from it filled in, as every role and module of the collection sees it.
+version_added: 0.1.0
 options:
   _terms:
     description: Names of stacks, for example V(verl0.5-preview-cu128).

@@ -132,17 +132,6 @@ def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Di
     return found
 
 
-def compiler_major(path: str) -> t.Optional[int]:
-    """The major version of a C++ compiler, None where it does not answer."""
-    try:
-        out = subprocess.run(
-            [path, "-dumpversion"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=True
-        ).stdout
-        return int(out.decode().split(".")[0])
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
-
-
 def toolkits(root: str = "/", extra: t.Sequence[str] = ()) -> t.List[t.Dict[str, t.Any]]:
     """CUDA toolkits in /usr/local and at ``extra``: ``{home, version, nvcc}``; version is None where none can be read."""
     homes = list(extra) + sorted(glob.glob(os.path.join(root, "usr/local/cuda-*")))

@@ -88,7 +88,7 @@ def _seal(job: Sealing, progress: Progress, now: float, busy: lock.Busy) -> Dict
             os.unlink(leftover)
     cuda = cuda_of(job)
     variables = environment(job, venv, site, bool(cuda.get("home")))
-    release.write_file(os.path.join(job.path, "env.sh"), env_sh(job.path, venv, variables, bool(cuda.get("home"))))
+    release.write_file(os.path.join(job.path, "env.sh"), env_sh(variables, bool(cuda.get("home"))))
     release.write_file(
         os.path.join(job.path, "modulefile"), modulefile(job.path, venv, variables, bool(cuda.get("home")))
     )
@@ -301,7 +301,7 @@ def holds_cudnn(home: str) -> bool:
     return bool(home) and any(glob.glob(os.path.join(glob.escape(name), "libcudnn.so*")) for name in folders)
 
 
-def env_sh(path: str, venv: str, variables: Mapping[str, str], cuda: bool) -> str:
+def env_sh(variables: Mapping[str, str], cuda: bool) -> str:
     """A file for POSIX shells."""
     lines = ["# The environment of this release: source it. Made by verl.baremetal with the release; do not edit."]
     lines += [f"export {name}={_quote(value)}" for name, value in variables.items() if name != "LD_LIBRARY_PATH"]

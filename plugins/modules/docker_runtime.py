@@ -13,6 +13,7 @@ description:
   - Adds the runtime V(nvidia) to C(daemon.json) and keeps everything else in it; a file that is not JSON is refused.
   - A running daemon is told to read its configuration again (SIGHUP). It is never restarted, so containers go on.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   path:
     description: Docker's configuration.

@@ -14,6 +14,7 @@ description:
     libraries with the installed version.
   - Fails where a kernel has no module, with the missing headers' package or the end of the build's log.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   version:
     description: The version that must be there; empty takes what the packages say.

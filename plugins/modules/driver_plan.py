@@ -14,6 +14,7 @@ description:
     file, runs no program, and answers with a decision in words and in package names.
   - Fails where the driver must not be installed, and says what was found, what is needed and what to do.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   branch:
     description: The driver's branch.

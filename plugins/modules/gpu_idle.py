@@ -13,6 +13,7 @@ description:
   - Looks in C(/proc) for processes that have a device file of a GPU open. Needs no tool of NVIDIA's, so it also works
     while the driver is half-upgraded. Without root only the caller's own processes are seen.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   devices:
     description: Patterns of the device files.

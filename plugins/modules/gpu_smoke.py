@@ -15,6 +15,7 @@ description:
     passes.
   - Never changes a setting of a GPU, nor anything on the host.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   release:
     description:

@@ -13,6 +13,7 @@ description:
   - An image without the module is left alone, because building one takes half a minute for each kernel.
   - Hosts without initramfs-tools have nothing to rebuild.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   module:
     description: The kernel module's name.

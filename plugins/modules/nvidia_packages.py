@@ -19,6 +19,7 @@ description:
   - Metapackages that drag a driver or another toolkit in (C(cuda), C(cuda-12-8), C(cuda-runtime-12-8) and others) never
     get in.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   packages:
     description: Packages, as C(name) or C(name=version). The first one decides the version of a driver.

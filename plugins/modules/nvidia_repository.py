@@ -16,6 +16,7 @@ description:
     away what named it before, such as lists of the package cuda-keyring and a retired key.
   - A wrong key or an unreadable repository leaves apt as it was.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   name:
     description: The name of the files in C(/etc/apt).
@@ -40,7 +41,7 @@ options:
     description: Fingerprints of the keys that are trusted, spaces allowed.
     type: list
     elements: str
-    default: ["EB69 3B30 35CD 5710 E231 E123 A4B4 6996 3BF8 63CC"]
+    default: [EB693B3035CD5710E231E123A4B469963BF863CC]
   suite:
     description: The suite; V(/) is a flat repository.
     type: str
@@ -141,13 +142,13 @@ def main() -> None:
             "fingerprints": {
                 "type": "list",
                 "elements": "str",
-                "default": ["EB69 3B30 35CD 5710 E231 E123 A4B4 6996 3BF8 63CC"],
+                "default": [tables.KEY_FINGERPRINT],
             },
             "suite": {"type": "str", "default": "/"},
             "components": {"type": "list", "elements": "str", "default": []},
             "priority": {"type": "int", "default": 600},
             "replaces": {"type": "list", "elements": "str", "default": []},
-            "retired_keys": {"type": "list", "elements": "str", "default": ["7fa2af80"], "no_log": False},
+            "retired_keys": {"type": "list", "elements": "str", "default": [tables.RETIRED_KEY], "no_log": False},
             "proxy": {"type": "str", "default": ""},
             "ca_file": {"type": "str", "default": ""},
             "max_age": {"type": "int", "default": 3600},

@@ -13,6 +13,7 @@ description:
   - Changes nothing. The same in check mode.
   - The decisions are made by the action plugin of the same name, which reads the stack file on the controller; the options
     below are what the module itself asks the host for.
+version_added: 0.1.0
 options:
   stack_root:
     description:
@@ -26,6 +27,12 @@ options:
       - The role's own defaults are taken for those not given.
     type: dict
     default: {}
+  with_driver:
+    description:
+      - Whether this run installs the driver where a GPU has none.
+      - Where it does not, a host with a GPU and no driver is refused, since the release's gate would refuse it after the build.
+    type: bool
+    default: true
   pythons:
     description: Minor versions of Python to look for. Set by the action plugin.
     type: list
@@ -125,7 +132,7 @@ from typing import Any, Dict
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_pull, host
-from ansible_collections.verl.baremetal.plugins.module_utils.probes import gpus
+from ansible_collections.verl.baremetal.plugins.module_utils.probes import driver, gpus
 
 
 def look_at_bundle(params: Dict[str, Any]) -> Dict[str, Any]:
@@ -143,6 +150,7 @@ def main() -> None:
         argument_spec={
             "stack_root": {"type": "path", "default": ""},
             "options": {"type": "dict", "default": {}},
+            "with_driver": {"type": "bool", "default": True},
             "pythons": {"type": "list", "elements": "str", "default": []},
             "python_paths": {"type": "list", "elements": "str", "default": []},
             "cuda_homes": {"type": "list", "elements": "str", "default": []},
@@ -165,6 +173,7 @@ def main() -> None:
         params["libraries"],
     )
     facts["gpus"] = gpus.scan()["gpus"]
+    facts["driver"] = bool(facts["gpus"]) and driver.probe() is not None
     if params["bundle"]:
         facts["bundle"] = look_at_bundle(params)
     unreachable = {}

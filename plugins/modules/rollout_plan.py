@@ -12,6 +12,7 @@ short_description: Decides which hosts a rollout prepares and activates
 description:
   - Runs on the controller alone and reads the rollout's journal there. Part of C(playbooks/rollout.yml).
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   state:
     description:

@@ -12,6 +12,7 @@ short_description: Closes batches of a rollout and writes reports
 description:
   - Runs on the controller alone. Writes C(report.json) and C(report.html), a page that needs nothing beside itself.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   state:
     description:

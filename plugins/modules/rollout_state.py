@@ -17,6 +17,7 @@ description:
     more - C(journal), the folder in which it notes what each host answered, C(checks), the answer of
     M(verl.baremetal.version_check) to be noted there, and C(claim_seconds), how long a claim lasts.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   root:
     description:

@@ -10,6 +10,7 @@ short_description: Print a text as it is
 description:
   - Prints lines on the controller's terminal without the decoration of a result, so that a table stays readable in 80 columns.
   - Runs on the controller alone, in the action plugin of the same name.
+version_added: 0.1.0
 options:
   text:
     description: The text; a list is printed a line each.

@@ -14,6 +14,7 @@ description:
   - With O(state=resumed) the node goes back to service, but only when the drain's reason is one of this collection.
     What an administrator drained stays drained.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   name:
     description: The node's name in Slurm.

@@ -14,6 +14,7 @@ description:
   - What is not there is reported as V(null) or empty, never as a failure.
 author:
   - the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   release:
     description:

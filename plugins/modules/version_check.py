@@ -22,6 +22,7 @@ description:
     0 where every check passed, 1 where one failed, 2 where there is nothing to check.
 author:
   - the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   release:
     description:

@@ -21,6 +21,7 @@ description:
     When the kernel kills a compiler for memory, the build goes on with half the jobs.
   - Nothing is installed. Install RV(requirement) with the folder of RV(wheel) as a place of wheels.
 author: the verl.baremetal authors (@verl-baremetal)
+version_added: 0.1.0
 options:
   name:
     description: Name of the distribution.

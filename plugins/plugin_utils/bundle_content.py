@@ -68,7 +68,7 @@ def serves(stack: t.Mapping[str, t.Any], values: t.Mapping[str, t.Any], controll
             "bundle_cuda_sources", values["bundle_cuda_sources"] if sources else [], sources, sources[:1]
         ),
         "systems": chosen("bundle_systems", values["bundle_systems"], systems, []),
-        "controller_pythons": [controller_python] if values["bundle_controller"] else [],
+        "controller_pythons": [controller_python] if boolean(values["bundle_controller"]) else [],
     }
 
 
@@ -162,7 +162,7 @@ def systems(
             modules = values["driver_kernel_modules"]
             for kind in ["open", "proprietary"] if modules == "auto" else [modules]:
                 packages = tables.driver_packages(
-                    distribution.family, branch, kind, bool(values["driver_compute_only"])
+                    distribution.family, branch, kind, boolean(values["driver_compute_only"])
                 )
                 groups.append([pinning, "dkms", "nvidia-persistenced?", *packages])
             groups += [[distribution.newest_headers + "?"], *[[f"linux-headers-{k}"] for k in values["bundle_kernels"]]]

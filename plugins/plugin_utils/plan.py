@@ -22,6 +22,12 @@ from . import stack_file
 GB = 1024**3
 ID_LENGTH = 12
 RUNTIME_GB = 4.0  # memory that importing the stack needs
+# What the roles' specifications allow: a role that is refused for it is refused after others have changed the host.
+CHOICES = {
+    "cuda_source": ("auto", "nvidia", "pypi", "existing"),
+    "flash_attention_method": ("build", "prebuilt", "auto", "none"),
+    "megatron_apex": ("auto", "true", "false"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +75,9 @@ class Options:
             wanted[name] = boolean(wanted[name])
         wanted["preflight_disk_reserve_gb"] = float(wanted["preflight_disk_reserve_gb"])
         wanted["venv_python"] = str(wanted["venv_python"])
-        wanted["flash_attention_architectures"] = [str(a) for a in wanted["flash_attention_architectures"]]
+        asked = wanted["flash_attention_architectures"]
+        asked = asked if isinstance(asked, (list, tuple)) else str(asked).split(",")
+        wanted["flash_attention_architectures"] = [str(a).strip() for a in asked if str(a).strip()]
         return cls(**wanted)
 
 
@@ -110,11 +118,32 @@ class Planner:
         self.warnings: list[str] = []
         self.skipped: dict[str, str] = {}
         self.os_packages: list[str] = []
+        self.asked_architectures: list[str] = []
         self._offers = offers
 
     def fail(self, name: str, found: str, needed: str, remedy: str) -> None:
         """Note one failed precondition."""
         self.failures.append(Failure(name, found, needed, remedy))
+
+    def check_options(self) -> None:
+        """Values that mean nothing, before anything is decided by them."""
+        for name, known in CHOICES.items():
+            value = str(getattr(self.options, name))
+            if value not in known:
+                self.fail(name, repr(value), "one of " + ", ".join(known), "correct it")
+        wrong = []
+        for asked in self.options.flash_attention_architectures:
+            try:
+                self.asked_architectures.append(key.architecture(asked))
+            except key.ArchitectureError:
+                wrong.append(asked)
+        if wrong:
+            self.fail(
+                "flash_attention_architectures",
+                ", ".join(map(repr, wrong)),
+                "GPU architectures, each written as 9.0, 90 or sm_90",
+                "correct it, or leave it empty: the hosts' GPUs are asked",
+            )
 
     @property
     def bundle(self) -> dict[str, t.Any] | None:
@@ -238,6 +267,17 @@ class Planner:
                 self.facts["glibc"] or "another C library",
                 "%s or newer" % platform["glibc"],
                 "take a newer system: the wheels are built for manylinux_2_28",
+            )
+
+    def check_driver(self) -> None:
+        """A driver for the GPUs, where this run installs none; without one the release's gate would fail after the build."""
+        needed = any(component["kind"] == "driver" for component in self.stack["components"])
+        if needed and self.facts["gpus"] and not self.facts["driver"]:
+            self.fail(
+                "NVIDIA driver",
+                "none, with %d GPUs of NVIDIA" % len(self.facts["gpus"]),
+                "an installed driver: this run builds a release and leaves the driver alone",
+                "provision the host with site.yml first",
             )
 
     def check_root(self) -> None:
@@ -429,13 +469,13 @@ class Planner:
 
         Where a package has kernels for some architectures only, the newest of them that runs on the GPU stands for it.
         """
-        asked = key.architectures(self.options.flash_attention_architectures)
-        found = key.architectures(g["compute_capability"] for g in self.facts["gpus"] if g.get("compute_capability"))
-        wanted = asked or found or key.architectures(wheel.get("image_architectures", []))
+        found = [g["compute_capability"] for g in self.facts["gpus"] if g.get("compute_capability")]
+        wanted = key.architectures(self.asked_architectures or found or wheel.get("image_architectures", []))
         supported = key.architectures(wheel.get("supported_architectures", []))
         chosen = set()
         for name in wanted:
-            running = [arch for arch in supported if fatbin.runs_on(fatbin.Architectures(frozenset([arch]), frozenset()), int(name.rstrip("af")))]
+            code = [fatbin.Architectures(frozenset([arch]), frozenset()) for arch in supported]
+            running = [arch for arch, made in zip(supported, code) if fatbin.runs_on(made, int(name.rstrip("af")))]
             chosen.add(running[-1] if running else name)
         return key.architectures(chosen)
 
@@ -610,6 +650,7 @@ class Planner:
     def plan(self) -> dict[str, t.Any]:
         """The plan, with ``failures`` (a list, empty when all is well) and ``warnings``."""
         stack, options = self.stack, self.options
+        self.check_options()
         self.check_system()
         self.check_root()
         self.check_bundle()

@@ -11,6 +11,9 @@ import functools
 import os
 import typing as t
 
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
+
 try:
     import yaml
 except ImportError:  # ansible-core brings it; the sanity tests import without
@@ -32,9 +35,24 @@ def defaults() -> dict[str, t.Any]:
 
 
 def values(templar: t.Any, task_vars: t.Mapping[str, t.Any], names: t.Sequence[str]) -> dict[str, t.Any]:
-    """The value of each name: the play's, else the owning role's default; templated."""
+    """The value of each name: the play's, else the owning role's default; templated, and of the default's type."""
     shipped = defaults()
     missing = [n for n in names if n not in task_vars and n not in shipped]
     if missing:
         raise KeyError("no role of the collection has the variables " + ", ".join(missing))
-    return {n: templar.template(task_vars[n] if n in task_vars else shipped[n]) for n in names}
+    found = {n: templar.template(task_vars[n] if n in task_vars else shipped[n]) for n in names}
+    return {n: like(n, shipped.get(n), value) for n, value in found.items()}
+
+
+def like(name: str, default: t.Any, value: t.Any) -> t.Any:
+    """A text, which is all that ``-e name=value`` gives, as Ansible's modules read it where the default is a truth or a list."""
+    if not isinstance(value, str):
+        return value
+    if isinstance(default, bool):
+        try:
+            return boolean(value)
+        except TypeError as error:
+            raise AnsibleActionFail(f"{name}: {value!r} is neither true nor false.") from error
+    if isinstance(default, list):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value

@@ -213,7 +213,6 @@ def requirements(stack: t.Mapping[str, t.Any], layer: str, python: str, variant:
     with open(lock_path(stack, layer, variant), encoding="utf-8") as stream:
         text = stream.read()
     environment = marker_environment(python)
-    environment = marker_environment(python)
     packages = {}
     for entry in parse_lock(text):
         if not entry["marker"] or lock_lines.evaluate(entry["marker"], environment):

@@ -63,7 +63,7 @@ def main() -> None:
         return seconds
 
     def by_ansible() -> float:
-        return timed(["ansible", "-i", str(ROOT / "inventories/local"), "localhost", "-m", "verl.baremetal.release", "-a",
+        return timed(["ansible", "-i", str(ROOT / "inventories/local"), "all", "-m", "verl.baremetal.release", "-a",
                       f"state=rollback root={root} to={other()}"], ansible_env())  # fmt: skip
 
     def again() -> float:

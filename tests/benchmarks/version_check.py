@@ -47,7 +47,7 @@ def main() -> None:
                     "ansible",
                     "-i",
                     str(ROOT / "inventories/local"),
-                    "localhost",
+                    "all",
                     "-m",
                     "verl.baremetal.version_check",
                     "-a",

@@ -18,7 +18,7 @@ from bench import ROOT, Result, ansible_env, interleave, save, timed
 
 WHEEL = "transformer_engine"
 PLAY = """
-- hosts: localhost
+- hosts: all
   gather_facts: false
   tasks:
     - ansible.builtin.import_role:

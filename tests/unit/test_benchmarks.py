@@ -84,3 +84,5 @@ def test_the_page_says_what_was_and_was_not_measured(load):
     assert "Left out: x: because." in page
     assert "- version_check against collect_env and imports" in page
     assert "a release switch and rollback" not in page
+    bundle = "an installation from a bundle against one from the index"
+    assert bundle in page and bundle not in load("report").page([{**result, "name": "bundle_real"}])

@@ -166,3 +166,22 @@ def test_changelog_fragments_begin_with_their_subject() -> None:
         for section, entries in yaml.safe_load(text_of(path)).items():
             for entry in entries if isinstance(entries, list) else [entries]:
                 assert re.match(r"[a-z_./, ]+ - \S", str(entry)) or section == "release_summary", f"{path.name}: {entry!r}"
+
+
+def test_the_local_inventory_decides_for_this_machine_alone() -> None:
+    """Variables of the group all would reach build containers too, and localhost's the plays that make images and bundles."""
+    inventory = yaml.safe_load(text_of(ROOT / "inventories" / "local" / "hosts.yml"))
+    assert list(inventory) == ["all"] and list(inventory["all"]) == ["hosts"]
+    assert list(inventory["all"]["hosts"]) == ["this_machine"]
+
+
+def test_the_version_is_one() -> None:
+    version = yaml.safe_load(text_of(ROOT / "galaxy.yml"))["version"]
+    assert f'\nversion = "{version}"\n' in text_of(ROOT / "pyproject.toml")
+    archives = re.findall(r"verl-baremetal-(\S+?)\.tar\.gz", text_of(ROOT / "execution-environment.yml"))
+    assert archives and set(archives) == {version}
+
+
+def test_the_changelog_will_name_every_module() -> None:
+    for path in [*(ROOT / "plugins" / "modules").glob("*.py"), *(ROOT / "plugins" / "lookup").glob("*.py")]:
+        assert re.search(r"^version_added: \d+\.\d+\.\d+$", text_of(path), re.MULTILINE), f"{named(path)} lacks version_added"

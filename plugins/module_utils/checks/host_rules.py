@@ -248,12 +248,10 @@ def cudnn(context: Context) -> List[Check]:
         check = check._replace(
             status=MISMATCH, found=found, remedy="the files are not those of the package: install it again"
         )
-    return [check, *_one_copy(context, "cudnn", "cuDNN", numbers, copies)]
+    return [check, *_one_copy("cudnn", "cuDNN", numbers, copies)]
 
 
-def _one_copy(
-    context: Context, name: str, title: str, numbers: str, copies: Sequence[Mapping[str, Any]]
-) -> List[Check]:
+def _one_copy(name: str, title: str, numbers: str, copies: Sequence[Mapping[str, Any]]) -> List[Check]:
     """Other copies that a loader could find are of the same version."""
     other = [copy for copy in copies if copy["version"] and copy["version"] != numbers]
     # LD_LIBRARY_PATH goes before what the packages themselves ask for; the system's folders come after it
@@ -278,7 +276,7 @@ def nccl(context: Context) -> List[Check]:
     own = next((copy for copy in copies if copy["place"] == "environment" and copy["version"]), None)
     if own is None:
         return []
-    return _one_copy(context, "nccl", "NCCL", str(own["version"]), copies)
+    return _one_copy("nccl", "NCCL", str(own["version"]), copies)
 
 
 def fabric_manager(context: Context) -> List[Check]:

@@ -245,14 +245,6 @@ class Engine:
         repository, tag = split(name)
         self.json("POST", f"/images/{quote(image, safe='/:@')}/tag", {"repo": repository, "tag": tag})
 
-    def untag(self, name: str) -> None:
-        """Take a name away; the image goes with its last name."""
-        try:
-            self.json("DELETE", f"/images/{quote(name, safe='/:@')}", {"noprune": "0"})
-        except EngineError as error:
-            if error.status != 404:
-                raise
-
     def push(self, name: str, auth: Mapping[str, str], tick: Tick) -> str:
         """Push an image; returns the digest that the registry gave it."""
         repository, tag = split(name)

@@ -296,7 +296,7 @@ class Transaction:
         if unhold:
             self._mark("unhold", unhold)
         try:
-            self._refuse_surprises(self.apt_get("--simulate", *argv).out, status)
+            self._refuse_surprises(self.apt_get("--simulate", *argv).out)
             self.apt_get(*argv)
         finally:
             if unhold and not self.wanted.hold:
@@ -433,7 +433,7 @@ class Transaction:
             "choose a driver version that both have (driver_version), or complete the mirror"
         )
 
-    def _refuse_surprises(self, simulated: str, status: Dict[str, apt.Installed]) -> None:
+    def _refuse_surprises(self, simulated: str) -> None:
         """Looks at what apt would do before it does it."""
         steps = apt.parse_simulation(simulated)
         asked = {split(spec)[0] for spec in list(self.wanted.packages) + list(self.wanted.headers)}

@@ -40,9 +40,6 @@ class Architectures(NamedTuple):
         return bool(self.sass or self.ptx)
 
 
-NONE = Architectures(frozenset(), frozenset())
-
-
 def read(path: str) -> Architectures:
     """The architectures in the file; none where it holds no device code. Raises ElfError, OSError."""
     sass: Set[str] = set()

@@ -66,6 +66,7 @@ def test_the_defaults_serve_the_newest_python_and_the_variant_of_the_hosts():
         "controller_pythons": ["3.11"],
     }  # fmt: skip
     assert served(stack, bundle_controller=False, venv_torch_variant="pypi")["torch_variants"] == ["pypi"]
+    assert served(stack, bundle_controller="false")["controller_pythons"] == []
     assert served(stack, bundle_pythons=["3.10", "3.12"])["pythons"] == ["3.12", "3.10"]
 
 

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
+import yaml
 
 from ansible_collections.verl.baremetal.plugins.module_utils.wheels import key
 from ansible_collections.verl.baremetal.plugins.plugin_utils import plan, role_defaults, stack_file
@@ -50,13 +52,17 @@ HOST = {
 }
 
 
-def decide(host=None, stack="verl0.5-preview-cu128", offers=list, **options):
+def planner(host=None, stack="verl0.5-preview-cu128", offers=list, **options):
     facts = copy.deepcopy(HOST)
     facts.update(host or {})
     shipped = role_defaults.defaults()
     values = {name: shipped[name] for name in plan.Options.names()}
     values.update({"flash_attention_method": "auto", "venv_torch_variant": "pypi"}, **options)
-    return plan.Planner(stack_file.load(stack), facts, plan.Options.from_values(values), offers).plan()
+    return plan.Planner(stack_file.load(stack), facts, plan.Options.from_values(values), offers)
+
+
+def decide(*args, **options):
+    return planner(*args, **options).plan()
 
 
 def names(decided):
@@ -228,6 +234,47 @@ def test_a_gpu_without_kernels_is_told_before_anything_is_compiled():
     left = decide({"toolkits": [kit]}, **given)
     assert left["failures"] == [] and left["left_out"]["flash_attention"].startswith("sm_75, which")
     assert decide({"toolkits": [kit]}, flash_attention_method="none", **given)["failures"] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("9.0", ["90"]), ("8.0,9.0", ["80", "90"]), (9.0, ["90"]), (["sm_90", "9.0a", "12.0", "8.0"], ["80", "90", "90a", "120"]), ("", ["80", "90", "100", "120"])],
+)  # fmt: skip
+def test_architectures_are_read_as_people_write_them(asked, found):
+    decided = decide(cuda_source="nvidia", flash_attention_architectures=asked)
+    assert decided["failures"] == []
+    assert decided["wheels"]["apex"]["architectures"] == found
+
+
+def test_what_is_no_architecture_is_refused_once_and_in_words():
+    decided = decide(cuda_source="nvidia", flash_attention_architectures=["hopper", "9.0", "x"])
+    assert names(decided) == ["flash_attention_architectures"]
+    assert decided["failures"][0]["found"] == "'hopper', 'x'" and "9.0, 90 or sm_90" in decided["failures"][0]["needed"]
+
+
+@pytest.mark.parametrize("name", sorted(plan.CHOICES))
+def test_a_value_that_is_no_choice_is_refused_before_anything_changes(name):
+    failure = next(f for f in decide(**{name: "biuld"})["failures"] if f["name"] == name)
+    assert failure["found"] == "'biuld'" and failure["needed"] == "one of " + ", ".join(plan.CHOICES[name])
+
+
+def test_the_choices_are_those_of_the_roles():
+    specified = {}
+    for path in (Path(__file__).resolve().parents[4] / "roles").glob("*/meta/argument_specs.yml"):
+        for spec in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():
+            specified.update(spec["options"])
+    owned = {name: specified[name]["choices"] for name in plan.Options.names() if "choices" in specified[name]}
+    assert {name: list(known) for name, known in plan.CHOICES.items()} == owned
+
+
+@pytest.mark.parametrize(
+    ("gpus", "driver", "failures"), [([H100], False, ["NVIDIA driver"]), ([H100], True, []), ([], False, [])]
+)
+def test_a_gpu_without_a_driver_is_refused_before_the_build_where_none_is_installed(gpus, driver, failures):
+    asked = planner({"gpus": gpus, "driver": driver})
+    asked.check_driver()
+    assert names(asked.plan()) == failures
+    assert not failures or "site.yml first" in asked.failures[0].remedy
 
 
 def test_uv_brings_a_python_where_it_may():
