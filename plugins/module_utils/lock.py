@@ -17,7 +17,7 @@ import json
 import os
 import socket
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 Owner = Dict[str, Any]
 FORMAT = 1
@@ -32,7 +32,13 @@ class LockHeld(Exception):
 
 
 def process_start(pid: int) -> Optional[int]:
-    """The start time of a process in clock ticks since boot, None when there is no such process."""
+    """The start time of a process in clock ticks since boot, None when there is no such process or it is hidden."""
+    found = _stat(pid)
+    return None if found is None or found[0] in ("Z", "X") else found[1]
+
+
+def _stat(pid: int) -> Optional[Tuple[str, int]]:
+    """State and start time of a process, None when they cannot be read."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as handle:
             text = handle.read()
@@ -40,9 +46,22 @@ def process_start(pid: int) -> Optional[int]:
         return None
     # The second field is the command in parentheses and may hold anything: count from its end.
     fields = text.rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in ("Z", "X"):
-        return None
-    return int(fields[19])
+    return (fields[0], int(fields[19])) if len(fields) >= 20 else None
+
+
+def is_gone(pid: int, start: Optional[int]) -> bool:
+    """True when the process with this number and start time no longer runs.
+
+    A process that cannot be looked at runs: where /proc hides those of other users (hidepid), it looks like none at all.
+    """
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        pass
+    found = _stat(pid)
+    return found is not None and (found[0] in ("Z", "X") or start not in (None, found[1]))
 
 
 def machine() -> str:
@@ -79,9 +98,7 @@ def is_dead(owner: Owner) -> bool:
         # The same host after a reboot is another machine, but then its processes are gone, too.
         return owner.get("host") == socket.gethostname() and _booted_since(owner)
     pid = owner.get("pid")
-    if not isinstance(pid, int):
-        return False
-    return process_start(pid) != owner.get("start")
+    return isinstance(pid, int) and is_gone(pid, owner.get("start"))
 
 
 def _booted_since(owner: Owner) -> bool:

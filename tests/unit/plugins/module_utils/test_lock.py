@@ -87,6 +87,47 @@ def test_dead_and_living_owners() -> None:
     assert lock.is_dead(owner("one")) is False
 
 
+@pytest.mark.parametrize(
+    ("answer", "dead"),
+    [(PermissionError(), False), (None, False), (ProcessLookupError(), True), (OverflowError(), True)],
+)
+def test_a_process_that_proc_hides_is_alive(
+    monkeypatch: pytest.MonkeyPatch, answer: Exception | None, dead: bool
+) -> None:
+    """With hidepid, /proc has nothing about processes of other users; what the kernel says of their numbers counts."""
+    other = {**lock.owner_of(os.getpid()), "pid": 4, "start": 5}
+
+    def kill(pid: int, signal: int) -> None:
+        assert (pid, signal) == (4, 0)
+        if answer is not None:
+            raise answer
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(lock, "_stat", lambda pid: None)
+    assert lock.is_dead(other) is dead
+
+
+@pytest.mark.parametrize(
+    ("stat", "start", "dead"),
+    [
+        ("4 (a) b) S", 5, False),
+        ("4 (a) b) S", 6, True),
+        ("4 (a) b) Z", 5, True),
+        # Whoever wrote it down could not see its start.
+        ("4 (a) b) S", None, False),
+        ("4 (a", 5, False),
+    ],
+)
+def test_what_proc_says_of_a_process_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stat: str, start: int | None, dead: bool
+) -> None:
+    text = tmp_path / "stat"
+    text.write_text(stat + " 1" * 18 + " 5 0\n" if stat.endswith(("S", "Z")) else stat)
+    monkeypatch.setattr(os, "kill", lambda pid, signal: None)
+    monkeypatch.setattr(lock, "open", lambda path, **options: text.open(**options), raising=False)
+    assert lock.is_gone(4, start) is dead
+
+
 def test_renew_refuses_another_run(tmp_path: Path) -> None:
     root = str(tmp_path)
     lock.renew(root, owner("one"))
