@@ -240,6 +240,12 @@ def _write(root: str, data: Owner) -> None:
     os.replace(temporary, path_of(root))
 
 
+def holds(root: str, owner: Owner) -> bool:
+    """True when this run holds the lock."""
+    holder = read(root)
+    return holder is not None and holder["run"] == owner["run"]
+
+
 def release(root: str, owner: Owner) -> bool:
     """Give the lock back when this run holds it."""
     if not os.path.exists(path_of(root)):
