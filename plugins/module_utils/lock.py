@@ -4,7 +4,8 @@
 
 The lock belongs to a run (an ansible-playbook process on a controller), because a run is many short module calls.
 It names its owner, and every module call of the run renews its heartbeat. It may be taken over when its owner is
-known to be dead, when it was silent for too long, or by force. The flock belongs to a module process and to the
+known to be dead, when it was silent for too long, or by force. It also names the managed host that took it, since
+several hosts of one run may see the same stack_root. The flock belongs to a module process and to the
 children that inherited it: it keeps a new run away from a folder in which an orphan of a killed run still works.
 """
 
@@ -114,6 +115,22 @@ def _booted_since(owner: Owner) -> bool:
     return boot > float(owner.get("heartbeat") or 0)
 
 
+def place() -> str:
+    """What the managed host is told apart by from the others of a run: its name, which a reboot leaves as it is."""
+    return socket.gethostname()
+
+
+def shared(root: str, holder: Owner) -> Optional[str]:
+    """Words when it is another host that took something for this run, None when it is this one or nobody knows."""
+    other = holder.get("place")
+    if not other or other == place():
+        return None
+    return (
+        f"{root} is shared with {other}, which this run provisions too: provision a shared root from one host "
+        f"(verl_hosts, --limit), or give each host its own stack_root."
+    )
+
+
 def _folder(root: str) -> str:
     return os.path.join(root, "state")
 
@@ -189,7 +206,8 @@ def acquire(
     with _Guard(root):
         holder = read(root)
         reason = None
-        if holder is not None and holder["run"] != owner["run"]:
+        mine = _ours(root, holder, owner)
+        if holder is not None and not mine:
             reason = _reason_to_take(holder, stale_minutes, force, takeover, moment)
             if reason is None:
                 raise LockHeld(
@@ -197,8 +215,8 @@ def acquire(
                     f"run, or, when you know that it is gone, set release_lock_force=true.",
                     holder,
                 )
-        since = holder["since"] if holder and holder["run"] == owner["run"] and "since" in holder else moment
-        _write(root, dict(owner, format=FORMAT, since=since, heartbeat=moment))
+        since = holder["since"] if holder and mine and "since" in holder else moment
+        _write(root, dict(owner, format=FORMAT, place=place(), since=since, heartbeat=moment))
         return reason
 
 
@@ -211,10 +229,20 @@ def renew(root: str, owner: Owner, now: Optional[float] = None) -> None:
         holder = read(root)
         if holder is None:
             return
-        if holder["run"] == owner["run"]:
+        if _ours(root, holder, owner):
             _write(root, dict(holder, heartbeat=moment))
         elif not is_dead(holder):
             raise LockHeld(f"{root} is locked by {describe(holder, moment)}. Wait for that run.", holder)
+
+
+def _ours(root: str, holder: Optional[Owner], owner: Owner) -> bool:
+    """Whether this run holds the lock; LockHeld when it does so on another host, whatever else would be a reason."""
+    if holder is None or holder["run"] != owner["run"]:
+        return False
+    why = shared(root, holder)
+    if why is not None:
+        raise LockHeld(why, holder)
+    return True
 
 
 def _reason_to_take(holder: Owner, stale: float, force: bool, takeover: str, now: float) -> Optional[str]:
@@ -241,18 +269,17 @@ def _write(root: str, data: Owner) -> None:
 
 
 def holds(root: str, owner: Owner) -> bool:
-    """True when this run holds the lock."""
+    """True when this run holds the lock, on this host."""
     holder = read(root)
-    return holder is not None and holder["run"] == owner["run"]
+    return holder is not None and holder["run"] == owner["run"] and shared(root, holder) is None
 
 
 def release(root: str, owner: Owner) -> bool:
-    """Give the lock back when this run holds it."""
+    """Give the lock back when this run holds it, on this host."""
     if not os.path.exists(path_of(root)):
         return False
     with _Guard(root):
-        holder = read(root)
-        if holder is None or holder["run"] != owner["run"]:
+        if not holds(root, owner):
             return False
         os.unlink(path_of(root))
         return True
