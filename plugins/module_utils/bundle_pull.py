@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import urllib.parse
@@ -17,7 +18,8 @@ from ansible_collections.verl.baremetal.plugins.module_utils.bundle import Bundl
 from ansible_collections.verl.baremetal.plugins.module_utils.bundle_collect import Meter, check_room, in_parallel
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 
-STAMP = ".pulled"  # in a folder that was verified: the digest and the uses
+STAMP = ".pulled"  # in the folder of a pull: the uses that were verified
+_PULLED = re.compile("[0-9a-f]{%d}" % bundle.SHORT)
 
 
 class Place(NamedTuple):
@@ -104,6 +106,9 @@ def pull(
     wanted = bundle.needed(there.files, uses)
     own = bundle.pulled_folder(root, there.digest)
     os.makedirs(own, exist_ok=True)
+    if not os.path.exists(_stamp(root, there.digest)):
+        # An interrupted pull is known as one by it, too.
+        bundle.write_text(_stamp(root, there.digest), "")
     counts = (0, 0)
     if place.remote:
         counts = _fetch(place, own, root, wanted, jobs, progress)
@@ -112,7 +117,7 @@ def pull(
         if problems:
             raise BundleError(bundle.describe(problems, place.folder))
     bundle.write_text(_stamp(root, there.digest), "\n".join(sorted({*uses, *verified(root, there.digest)})) + "\n")
-    _forget_others(root, there.digest)
+    _forget_others(place, root, there.digest)
     return counts
 
 
@@ -165,13 +170,21 @@ def _older(root: str, own: str) -> Dict[Tuple[str, int], str]:
     return found
 
 
-def _forget_others(root: str, whole: str) -> None:
-    """Only the newest pulled bundle stays: what is installed needs none."""
+def _forget_others(place: Place, root: str, whole: str) -> None:
+    """Only the newest pulled bundle stays: what is installed needs none. What was not pulled is somebody else's."""
     keep = os.path.basename(bundle.pulled_folder(root, whole))
     folder = os.path.join(root, "bundle")
     for name in os.listdir(folder):
-        if name != keep and os.path.isdir(os.path.join(folder, name)):
-            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        path = os.path.join(folder, name)
+        pulled = _PULLED.fullmatch(name) and not os.path.islink(path) and os.path.isfile(os.path.join(path, STAMP))
+        if pulled and name != keep and (place.remote or not _overlap(path, place.folder)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two folders are the same one, or one of them lies in the other."""
+    pair = [os.path.realpath(one), os.path.realpath(other)]
+    return os.path.commonpath(pair) in pair
 
 
 def give_built(folder: str, files: Sequence[File], cache: str) -> int:
