@@ -12,7 +12,7 @@ import tempfile
 import urllib.parse
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ansible_collections.verl.baremetal.plugins.module_utils import bundle, index, record
+from ansible_collections.verl.baremetal.plugins.module_utils import bundle, index, record, uv
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.bundle import BundleError, File
 from ansible_collections.verl.baremetal.plugins.module_utils.bundle_collect import Meter, check_room, in_parallel
@@ -48,6 +48,13 @@ class Place(NamedTuple):
         """The URL of one of the bundle's files."""
         return self.where.rstrip("/") + "/" + urllib.parse.quote(path)
 
+    def shown(self, text: str) -> str:
+        """A text about it without the login of its URL."""
+        password = urllib.parse.urlsplit(self.where).password
+        shown = uv.redact(text)
+        # Python quotes what follows the first colon as a port that is none.
+        return shown.replace(password + "@", "***@") if password else shown
+
 
 def read(place: Place) -> bundle.Bundle:
     """What the bundle's own bundle.json says.
@@ -62,11 +69,11 @@ def read(place: Place) -> bundle.Bundle:
             path = place.client().fetch(index.File(bundle.INDEX, place.url(bundle.INDEX), ""), folder)
         except index.PackageIndexError as error:
             raise BundleError(
-                f"there is no bundle at {place.where}: {error}. Start the server (playbooks/serve.yml) or "
-                f"correct stack_bundle."
+                f"there is no bundle at {place.shown(place.where)}: {place.shown(str(error))}. Start the server "
+                f"(playbooks/serve.yml) or correct stack_bundle."
             ) from error
         with open(path, encoding="utf-8", errors="replace") as handle:
-            return bundle.parse(handle.read(), place.url(bundle.INDEX))
+            return bundle.parse(handle.read(), place.shown(place.url(bundle.INDEX)))
 
 
 def folder_of(place: Place, root: str, whole: str) -> str:
@@ -152,8 +159,8 @@ def _fetch(place: Place, own: str, root: str, wanted: Sequence[File], jobs: int,
         in_parallel(jobs, fetch, sorted(missing, key=lambda item: -item.size))
     except index.PackageIndexError as error:
         raise BundleError(
-            f"a file of the bundle cannot be pulled: {error}. If the server is gone, start it and run again: it goes on "
-            f"where it was. If the file is damaged, make the bundle whole with playbooks/bundle.yml."
+            f"a file of the bundle cannot be pulled: {place.shown(str(error))}. If the server is gone, start it and run "
+            f"again: it goes on where it was. If the file is damaged, make the bundle whole with playbooks/bundle.yml."
         ) from error
     return len(missing), meter.done
 

@@ -331,6 +331,15 @@ def test_no_bundle_is_told_in_words(where, monkeypatch):
         bundle_pull.read(bundle_pull.Place(where))
 
 
+@pytest.mark.parametrize("where", ["http://me:s3cret@127.0.0.1:9/none", "http://me:s3cret@127.0.0.1/none"])
+def test_a_password_in_the_bundles_address_is_not_told(where, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    place = bundle_pull.Place(where)
+    with pytest.raises(bundle.BundleError, match=r"there is no bundle at http://\*\*\*@127") as told:
+        bundle_pull.read(place)
+    assert "s3cret" not in str(told.value)
+
+
 def test_compiled_wheels_go_to_the_hosts_cache(tmp_path):
     (tmp_path / "b/built").mkdir(parents=True)
     (tmp_path / "b/built/x.whl").write_bytes(b"x")
