@@ -379,10 +379,12 @@ class Transaction:
                 specs.append(f"{name}={match}")
         named = {split(spec)[0] for spec in specs}
         for name, old in sorted(have.items()):
-            if name in named or tables.upstream(old) == version:
+            # The other kind of kernel modules goes, of whatever version it is.
+            other = name.startswith(KERNEL_MODULES) and any(item.startswith(KERNEL_MODULES) for item in named)
+            if name in named or (tables.upstream(old) == version and not other):
                 continue
             match = self._version_of(policy.get(name), version)
-            specs.append(f"{name}={match}" if match else f"{name}-")
+            specs.append(f"{name}={match}" if match and not other else f"{name}-")
         for name in wanted.headers:
             if not (policy.get(name) and policy[name].versions):
                 raise Refused(
@@ -533,10 +535,17 @@ KERNEL_MODULES = ("nvidia-kernel-open-dkms", "nvidia-kernel-dkms", "nvidia-open-
 
 def kernel_module_package(there: Dict[str, str]) -> str:
     """The version of the package that brings the kernel module, or an empty string."""
-    for name, version in sorted(there.items()):
-        if name.startswith(KERNEL_MODULES):
-            return version
-    return ""
+    return there.get(_kernel_module_name(there), "")
+
+
+def kernel_module_kind(there: Dict[str, str]) -> str:
+    """The kind of the kernel module's package, open or proprietary, or an empty string."""
+    name = _kernel_module_name(there)
+    return name and ("open" if "open" in name else "proprietary")
+
+
+def _kernel_module_name(there: Dict[str, str]) -> str:
+    return next((name for name in sorted(there) if name.startswith(KERNEL_MODULES)), "")
 
 
 def version_pin(version: str) -> str:

@@ -204,6 +204,17 @@ def test_a_held_driver_moves_between_branches(tmp_path):
     assert host.held == {"nvidia-driver-cuda", "nvidia-kernel-open-dkms", "libcuda1"}
 
 
+@pytest.mark.parametrize("version", ["570.133.20-1", "580.65.06-1"])
+def test_the_other_kind_of_kernel_modules_goes(tmp_path, version):
+    have = dict.fromkeys(("nvidia-driver-cuda", "nvidia-kernel-dkms"), version)
+    host = Host(tmp_path, installed=have, offered=dict(offers(), **{"nvidia-kernel-dkms": VERSIONS}))
+    host.held = {"nvidia-kernel-dkms"}
+    host.write()
+    host.work().ensure()
+    assert "nvidia-kernel-dkms" not in host.installed
+    assert host.installed["nvidia-kernel-open-dkms"] == "570.133.20-1"
+
+
 def test_held_leftovers_are_purged(tmp_path):
     host = Host(tmp_path, installed=dict.fromkeys(["nvidia-driver-cuda", "libcuda1"], "580.65.06-1"), offered=offers())
     host.held = {"libcuda1"}
