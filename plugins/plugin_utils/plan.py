@@ -554,6 +554,16 @@ class Planner:
             )
         return chosen
 
+    def made_of(self, wheel: dict[str, t.Any]) -> list[t.Any]:
+        """What decides a compiled wheel's content: it is part of the release's id."""
+        found = [wheel["dist"], wheel["version"], wheel["method"], wheel["architectures"]]
+        found.append(wheel["source"].get("commit", ""))
+        if wheel["method"] == "prebuilt":
+            found.append(self.options.flash_attention_prebuilt_sha256)
+        else:
+            found += [wheel[name] for name in ("env", "options") if wheel.get(name)]
+        return found
+
     def check_compilers(
         self, python: dict[str, t.Any] | None, wheels: list[dict[str, t.Any]], builds: list[str]
     ) -> None:
@@ -708,10 +718,7 @@ class Planner:
             "layers": layers,
             "cuda": cuda_lines or options.cuda_home,
             "variants": variants,
-            "wheels": [
-                [w["dist"], w["version"], w["method"], w["architectures"], w["source"].get("commit", "")]
-                for w in wheels
-            ],
+            "wheels": [self.made_of(w) for w in wheels],
             "environment": stack["environment"],
         }
         release_id = "%s-%s" % (stack["name"], stack_file.canonical_digest(decided)[:ID_LENGTH])

@@ -106,6 +106,21 @@ def test_the_id_follows_what_decides_the_content_and_nothing_else():
     assert decide({"gpus": [H100]}, cuda_source="pypi")["id"] == base
 
 
+def test_the_id_follows_the_prebuilt_wheel_and_a_recipes_options():
+    prebuilt = {"flash_attention_method": "prebuilt", "flash_attention_prebuilt_url": "https://mirror/flash_attn.whl"}
+    one, other = (decide(flash_attention_prebuilt_sha256=letter * 64, **prebuilt)["id"] for letter in "ab")
+    assert one != other
+    prebuilt["flash_attention_prebuilt_url"] = "https://elsewhere/flash_attn.whl"
+    assert decide(flash_attention_prebuilt_sha256="a" * 64, **prebuilt)["id"] == one
+    compiled = [decide(cuda_source="nvidia")["id"]]
+    for name, value in (("env", {"NVTE_FRAMEWORK": "pytorch", "MORE": "1"}), ("options", ["--fast"])):
+        asked = planner(cuda_source="nvidia")
+        asked.stack = copy.deepcopy(asked.stack)
+        asked.stack["wheels"]["transformer_engine"][name] = value
+        compiled.append(asked.plan()["id"])
+    assert len(set(compiled)) == 3
+
+
 def test_everything_that_is_wrong_is_reported_together():
     decided = decide(
         {
