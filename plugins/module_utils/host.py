@@ -99,11 +99,13 @@ def free_bytes(path: str) -> int:
 def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Dict[str, t.Any]]:
     """The interpreters that run: ``{path, version, implementation, venv, headers}``; for a virtual environment the one below it.
 
+    One of ``extra`` has the path as it was asked for, too: ``asked``.
+
     Args:
         wanted: minor versions, for example ``3.12``; looked for as ``python3.12`` in /usr/bin, /usr/local/bin and on PATH, then ``python3``.
         extra: further paths.
     """
-    candidates: t.List[str] = [os.path.expanduser(p) for p in extra]
+    candidates: t.List[str] = []
     for name in ["python" + v for v in wanted] + ["python3"]:
         candidates += [os.path.join(folder, name) for folder in ("/usr/bin", "/usr/local/bin")]
         on_path = shutil.which(name)
@@ -111,7 +113,7 @@ def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Di
             candidates.append(on_path)
     found: t.List[t.Dict[str, t.Any]] = []
     seen: t.Set[str] = set()
-    for path in candidates:
+    for asked, path in [(p, os.path.expanduser(p)) for p in extra] + [("", p) for p in candidates]:
         real = os.path.realpath(path)
         if real in seen or not os.access(path, os.X_OK):
             continue
@@ -128,7 +130,7 @@ def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Di
         except (OSError, subprocess.SubprocessError, ValueError):
             continue
         if answer["path"] not in [f["path"] for f in found]:
-            found.append(answer)
+            found.append(dict(answer, asked=asked) if asked else answer)
     return found
 
 

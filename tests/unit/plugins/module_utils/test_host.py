@@ -58,6 +58,14 @@ def test_pythons_are_asked_and_broken_ones_passed_over(tmp_path):
     assert all(f["path"] != str(broken) for f in found)
 
 
+def test_a_python_that_was_asked_for_is_told_by_the_users_own_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "python").symlink_to(sys.executable)
+    found = host.pythons([], ["~/python"])
+    assert found[0]["asked"] == "~/python" and os.path.isabs(found[0]["path"])
+    assert all("asked" not in other for other in found[1:])
+
+
 def test_toolkits_are_read_from_their_files(tmp_path):
     new, old, empty = tmp_path / "new", tmp_path / "old", tmp_path / "empty"
     (new / "bin").mkdir(parents=True)

@@ -186,6 +186,15 @@ def test_what_cannot_be_is_refused_in_words(host, options, failed, words):
     assert words in plan.describe(decided["failures"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "path"), [("~/x/python3.11", "/home/me/x/python3.11"), ("/srv/env/bin/python", "/usr/bin/python3.11")]
+)
+def test_a_python_that_is_asked_for_is_known_by_the_users_words(asked, path):
+    found = {**HOST["pythons"][0], "path": path, "asked": asked}
+    decided = decide({"pythons": [found]}, venv_python=asked)
+    assert decided["failures"] == [] and decided["python"]["path"] == path
+
+
 def test_root_gets_missing_packages_of_the_system_installed():
     bare = [
         {
