@@ -14,6 +14,7 @@ import typing as t
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.verl.baremetal.plugins.module_utils import cuda_layout
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import fatbin
 from ansible_collections.verl.baremetal.plugins.module_utils.wheels import key
 
@@ -391,7 +392,7 @@ class Planner:
                 )
             else:
                 kit = self.toolkit(home)
-                wanted = version_tuple(self.stack["cuda"]["version"])[0]
+                wanted = self.stack["cuda"]["version"]
                 if kit is None or not kit["version"]:
                     self.fail(
                         "cuda_home",
@@ -399,12 +400,12 @@ class Planner:
                         "a folder with version.json or include/cuda.h",
                         "correct cuda_home",
                     )
-                elif version_tuple(kit["version"])[0] != wanted:
+                elif not cuda_layout.serves(kit["version"], wanted):
                     self.fail(
                         "cuda_home",
                         "CUDA %s at %s" % (kit["version"], home),
-                        "CUDA %s" % self.stack["cuda"]["version"],
-                        "set cuda_home to such a toolkit",
+                        "CUDA " + wanted,
+                        "set cuda_home to such a toolkit, or cuda_source to another source",
                     )
         elif home:
             self.fail(

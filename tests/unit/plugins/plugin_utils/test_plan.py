@@ -171,6 +171,12 @@ def test_everything_that_is_wrong_is_reported_together():
             "cuda_home",
             "CUDA 13.0",
         ),
+        (
+            {"toolkits": [{"home": "/opt/cuda", "version": "12.4", "nvcc": True}]},
+            {"cuda_home": "/opt/cuda"},
+            "cuda_home",
+            "CUDA 12.8",
+        ),
         ({}, {"cuda_source": "pypi", "cuda_home": "/opt/cuda"}, "cuda_home", "cuda_source: pypi"),
         ({"root": False}, {"cuda_source": "nvidia"}, "cuda_source", "without root"),
         ({}, {"flash_attention_method": "build"}, "flash_attention_method", "no nvcc"),
@@ -222,7 +228,7 @@ def test_a_library_of_the_system_is_installed_or_asked_for():
 
 
 def test_an_existing_toolkit_with_nvcc_compiles():
-    kit = {"home": "/opt/cuda", "version": "12.4", "nvcc": True}
+    kit = {"home": "/opt/cuda", "version": "12.8.1", "nvcc": True}
     decided = decide({"toolkits": [kit]}, cuda_home="/opt/cuda", flash_attention_architectures=["9.0", "80"])
     assert decided["failures"] == []
     assert decided["cuda"] == {"source": "existing", "requirements": [], "home": "/opt/cuda"}
@@ -381,5 +387,5 @@ def test_the_caches_are_not_read_where_there_is_a_compiler():
     def read():
         raise AssertionError("read")
 
-    kit = {"home": "/opt/cuda", "version": "12.4", "nvcc": True}
+    kit = {"home": "/opt/cuda", "version": "12.8.1", "nvcc": True}
     assert decide({"toolkits": [kit]}, cuda_home="/opt/cuda", offers=read)["failures"] == []
