@@ -60,11 +60,11 @@ def read(place: Place) -> bundle.Bundle:
             path = place.client().fetch(index.File(bundle.INDEX, place.url(bundle.INDEX), ""), folder)
         except index.PackageIndexError as error:
             raise BundleError(
-                f"there is no bundle at {place.where}: {error}. Start the server (playbooks/serve.yml) or "
+                f"there is no bundle at {index.without_password(place.where)}: {error}. Start the server (playbooks/serve.yml) or "
                 f"correct stack_bundle."
             ) from error
         with open(path, encoding="utf-8", errors="replace") as handle:
-            return bundle.parse(handle.read(), place.url(bundle.INDEX))
+            return bundle.parse(handle.read(), index.without_password(place.url(bundle.INDEX)))
 
 
 def folder_of(place: Place, root: str, whole: str) -> str:

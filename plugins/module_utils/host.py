@@ -206,29 +206,25 @@ def reach(
 ) -> t.Optional[str]:
     """None when ``url`` answers (any HTTP status counts but 5xx); otherwise the reason in words."""
     # Imported here: they are slow to import, and most modules ask this file for a folder's name.
-    import ssl
+    import http.client
     import urllib.error
-    import urllib.request
 
-    handlers: t.List[t.Any] = []
-    if proxy:
-        handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
+    from . import index
+
     try:
-        context = ssl.create_default_context(cafile=ca_file or None)
+        opener = index.opener(ca_file, proxy)
     except OSError as error:
         return "the CA file %s cannot be read: %s" % (ca_file, error.strerror or error)
-    handlers.append(urllib.request.HTTPSHandler(context=context))
-    opener = urllib.request.build_opener(*handlers)
     reason = ""
     for attempt in range(2):
         try:
-            with opener.open(urllib.request.Request(url, method="HEAD"), timeout=timeout):
+            with opener.open(index.request(url, method="HEAD"), timeout=timeout):
                 return None
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 return None
             reason = "it answers %s" % error.code
-        except (OSError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             reason = str(getattr(error, "reason", error))
         if attempt == 0:
             time.sleep(1)

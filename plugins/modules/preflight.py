@@ -131,7 +131,7 @@ from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_pull, host
+from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_pull, host, index
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import driver, gpus
 
 
@@ -182,7 +182,7 @@ def main() -> None:
         target = url or host.default_index(python)
         reason = host.reach(target, params["ca_file"], params["proxy"]) if target else None
         if reason:
-            unreachable[target] = reason
+            unreachable[index.without_password(target)] = reason
     module.exit_json(changed=False, facts=facts, failures=[], unreachable_indexes=unreachable)
 
 
