@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 import time
 import typing as t
 
@@ -18,13 +20,8 @@ from .probes import libraries
 
 PYTHON_QUESTION = """
 import json, os, sys, sysconfig
-try:
-    import ensurepip
-    venv = True
-except ImportError:
-    venv = False
 include = sysconfig.get_paths()["include"]
-print(json.dumps({"version": "%d.%d.%d" % sys.version_info[:3], "implementation": sys.implementation.name, "venv": venv,
+print(json.dumps({"version": "%d.%d.%d" % sys.version_info[:3], "implementation": sys.implementation.name,
                   "headers": os.path.isfile(os.path.join(include, "Python.h")),
                   "path": sys.executable if sys.prefix == sys.base_prefix else getattr(sys, "_base_executable", sys.executable)}))
 """
@@ -97,7 +94,7 @@ def free_bytes(path: str) -> int:
 
 
 def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Dict[str, t.Any]]:
-    """The interpreters that run: ``{path, version, implementation, venv, headers}``; for a virtual environment the one below it.
+    """The interpreters that run: ``{path, version, implementation, headers}``; for a virtual environment the one below it.
 
     One of ``extra`` has the path as it was asked for, too: ``asked``.
 
@@ -132,6 +129,16 @@ def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Di
         if answer["path"] not in [f["path"] for f in found]:
             found.append(dict(answer, asked=asked) if asked else answer)
     return found
+
+
+def own_python() -> t.Dict[str, t.Any]:
+    """The interpreter that runs the modules: ``{path, version, pip}``; pip is true, too, where it can make an environment with one."""
+    there = {name: importlib.util.find_spec(name) is not None for name in ("pip", "venv", "ensurepip")}
+    return {
+        "path": sys.executable,
+        "version": "%d.%d" % sys.version_info[:2],
+        "pip": there["pip"] or (there["venv"] and there["ensurepip"]),
+    }
 
 
 def toolkits(root: str = "/", extra: t.Sequence[str] = ()) -> t.List[t.Dict[str, t.Any]]:
@@ -266,6 +273,7 @@ def facts(
         "stack_root": stack_root,
         "writable": writable(stack_root),
         "free_bytes": free_bytes(stack_root),
+        "own_python": own_python(),
         "pythons": pythons(wanted_pythons, python_paths),
         "compiler": compiler,
         "git": bool(shutil.which("git")),

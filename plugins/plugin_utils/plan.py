@@ -339,7 +339,6 @@ class Planner:
                     "version": preferred[0],
                     "short": preferred[0],
                     "managed": True,
-                    "venv": True,
                     "headers": True,
                 }
             needed, remedy = (
@@ -361,7 +360,7 @@ class Planner:
                 if python["version"].startswith(wanted + "."):
                     return {**python, "short": wanted, "managed": False}
             if self.options.venv_python_managed:
-                return {"path": "", "version": wanted, "short": wanted, "managed": True, "venv": True, "headers": True}
+                return {"path": "", "version": wanted, "short": wanted, "managed": True, "headers": True}
             needed = "Python %s (venv_python)" % wanted
             remedy = "install it, set venv_python: auto, or venv_python_managed: true and uv brings its own"
         else:
@@ -588,15 +587,19 @@ class Planner:
             packages.append("git")
         self.need_packages(packages)
 
-    def check_venv(self, python: dict[str, t.Any] | None) -> None:
-        """ensurepip, with which uv is brought in."""
-        if python is None or python["managed"] or python["venv"]:
+    def check_pip(self) -> None:
+        """The pip that fetches uv: that of the Python that runs the modules, whatever Python the stack takes."""
+        python = self.facts["own_python"]
+        if python["pip"] or self.bundle:  # a bundle holds uv
             return
         if python["path"].startswith("/usr/bin/"):
-            self.need_packages(["python%s-venv" % python["short"]])
+            self.need_packages(["python%s-venv" % python["version"]])
         else:
             self.fail(
-                "python venv", "%s has no ensurepip" % python["path"], "a whole Python", "take another venv_python"
+                "pip",
+                "%s, which runs Ansible's modules, has neither pip nor ensurepip" % python["path"],
+                "one of them, since it fetches uv",
+                "set ansible_python_interpreter to a whole Python",
             )
 
     def need_packages(self, packages: list[str]) -> None:
@@ -707,7 +710,7 @@ class Planner:
             if source == "pypi":
                 cuda_lines = stack_file.requirements(stack, "cuda", python["short"])["lines"]
         self.check_compilers(python, wheels, [n for layer in layers.values() for n in layer["build"]])
-        self.check_venv(python)
+        self.check_pip()
 
         variants: dict[str, t.Any] = {
             "python": python["short"] if python else "",

@@ -66,6 +66,15 @@ def test_a_python_that_was_asked_for_is_told_by_the_users_own_words(tmp_path, mo
     assert all("asked" not in other for other in found[1:])
 
 
+@pytest.mark.parametrize(
+    ("there", "able"),
+    [(["pip"], True), (["venv", "ensurepip"], True), (["venv"], False), (["ensurepip"], False)],
+)
+def test_the_modules_own_python_fetches_uv_by_its_pip_or_by_one_in_an_environment(monkeypatch, there, able):
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: name if name in there else None)
+    assert host.own_python() == {"path": sys.executable, "version": "%d.%d" % sys.version_info[:2], "pip": able}
+
+
 def test_toolkits_are_read_from_their_files(tmp_path):
     new, old, empty = tmp_path / "new", tmp_path / "old", tmp_path / "empty"
     (new / "bin").mkdir(parents=True)

@@ -26,19 +26,18 @@ HOST = {
     "stack_root": "/opt/verl",
     "writable": True,
     "free_bytes": 200 * GB,
+    "own_python": {"path": "/usr/bin/python3.11", "version": "3.11", "pip": True},
     "pythons": [
         {
             "path": "/usr/bin/python3.11",
             "version": "3.11.2",
             "implementation": "cpython",
-            "venv": True,
             "headers": True,
         },
         {
             "path": "/usr/local/bin/python3.12",
             "version": "3.12.1",
             "implementation": "cpython",
-            "venv": True,
             "headers": True,
         },
     ],
@@ -201,17 +200,30 @@ def test_a_python_that_is_asked_for_is_known_by_the_users_words(asked, path):
     assert decided["failures"] == [] and decided["python"]["path"] == path
 
 
+BARE = {"path": "/usr/bin/python3.11", "version": "3.11", "pip": False}
+
+
+@pytest.mark.parametrize("chosen", [{}, {"pythons": [], "venv_python_managed": True}])
+def test_uv_is_fetched_by_the_python_of_the_modules_whichever_the_stack_takes(chosen):
+    host = {"own_python": BARE, **{name: chosen[name] for name in chosen if name == "pythons"}}
+    options = {name: chosen[name] for name in chosen if name != "pythons"}
+    assert decide(host, **options)["os_packages"] == ["python3.11-venv"]
+    refused = decide({**host, "root": False}, **options)
+    assert names(refused) == ["packages of the system"] and "python3.11-venv" in refused["failures"][0]["found"]
+    refused = decide({**host, "own_python": {**BARE, "path": "/opt/py/bin/python"}}, **options)
+    assert names(refused) == ["pip"] and "/opt/py/bin/python" in refused["failures"][0]["found"]
+
+
 def test_root_gets_missing_packages_of_the_system_installed():
     bare = [
         {
             "path": "/usr/bin/python3.11",
             "version": "3.11.2",
             "implementation": "cpython",
-            "venv": False,
             "headers": False,
         }
     ]
-    decided = decide({"pythons": bare, "compiler": None})
+    decided = decide({"pythons": bare, "own_python": BARE, "compiler": None})
     assert decided["failures"] == []
     assert decided["os_packages"] == ["g++", "python3.11-dev", "python3.11-venv"]
 
