@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from ansible_collections.verl.baremetal.plugins.module_utils import host
+from ansible_collections.verl.baremetal.plugins.module_utils import host, release
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'
 UBUNTU = 'PRETTY_NAME="Ubuntu 24.04.2 LTS"\nNAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n'
@@ -88,12 +88,22 @@ def test_toolkits_are_read_from_their_files(tmp_path):
     assert [(f["version"], f["nvcc"]) for f in found] == [("12.8.1", True), ("12.4", False), (None, False)]
 
 
-def test_only_complete_releases_count(tmp_path):
-    for name, files in {"a": ["manifest.json"], "b": ["manifest.json", ".building"], "c": []}.items():
+def test_only_releases_that_a_run_would_keep_count(tmp_path, monkeypatch):
+    made = {"a-0123456": ["manifest.json"], "b-0123456": ["manifest.json", ".building"], "c-0123456": []}
+    for name in ("d-0123456", "d-0123456.2", "e-0123456", "e-0123456.2", "f-0123456"):
+        made[name] = ["manifest.json"]
+    for name, files in made.items():
         (tmp_path / "releases" / name).mkdir(parents=True)
         for file in files:
             (tmp_path / "releases" / name / file).write_text("")
-    assert host.releases(str(tmp_path)) == ["a"]
+    (tmp_path / "current").symlink_to("releases/f-0123456")
+    damaged, looked = ["d-0123456", "e-0123456.2"], []
+    monkeypatch.setattr(release, "quick_check", lambda path: ["x"] if os.path.basename(path) in damaged else [])
+    monkeypatch.setattr(release, "changed_files", lambda path, _mode: looked.append(path))
+    assert host.releases(str(tmp_path)) == ["a-0123456", "d-0123456.2", "f-0123456"]
+    assert [os.path.basename(path) for path in looked] == ["f-0123456"]
+    monkeypatch.setattr(release, "changed_files", lambda path, _mode: ["x"])
+    assert host.releases(str(tmp_path)) == ["a-0123456", "d-0123456.2"]
     assert host.releases(str(tmp_path / "nowhere")) == []
 
 
