@@ -66,6 +66,7 @@ class ActionModule(ActionBase):
                 "python_paths": [options.venv_python] if options.venv_python.startswith(("/", "~")) else [],
                 "libraries": sorted(stack_file.libraries(stack["layers"])),
                 "cuda_homes": [options.cuda_home] if options.cuda_home else [],
+                "find_links": [] if options.stack_bundle else values["stack_find_links"],
                 "ca_file": values["stack_ca_file"],
                 "proxy": values["stack_proxy"],
                 "bundle": options.stack_bundle,

@@ -291,6 +291,13 @@ class Planner:
                 "set stack_root to such a folder, or run as root (become: true)",
             )
 
+    def check_folders(self) -> None:
+        """Folders of packages; one that is not there would be passed over without a word."""
+        for place in self.facts.get("absent_folders", []):
+            self.fail(
+                "stack_find_links", "%s is no folder on this host" % place, "folders or URLs", "correct it, or make it"
+            )
+
     def check_resources(self, new: bool, layers: list[str], wheels: list[dict[str, t.Any]], source: str) -> float:
         """Disk and memory; returns the disk that a new release needs, in GB."""
         need = sum(layer.get("disk_gb", 0.0) for layer in self.stack["layers"] if layer["name"] in layers)
@@ -667,6 +674,7 @@ class Planner:
         self.check_options()
         self.check_system()
         self.check_root()
+        self.check_folders()
         self.check_bundle()
         self.check_extra_packages()
         python = self.python()

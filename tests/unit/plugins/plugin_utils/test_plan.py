@@ -181,6 +181,7 @@ def test_everything_that_is_wrong_is_reported_together():
         ({}, {"flash_attention_method": "build"}, "flash_attention_method", "no nvcc"),
         ({}, {"flash_attention_method": "prebuilt"}, "flash_attention_method", "without URL"),
         ({}, {"megatron_apex": True}, "megatron_apex", "no nvcc"),
+        ({"absent_folders": ["~/wheel"]}, {}, "stack_find_links", "~/wheel is no folder"),
         ({"root": False, "compiler": None}, {}, "packages of the system", "g++"),
         ({"root": False, "free_bytes": 20 * GB}, {}, "disk", "20.0 GB"),
     ],
