@@ -191,32 +191,66 @@ def _listed(folder: str) -> t.List[str]:
         return []
 
 
-def default_index(python: str) -> t.Optional[str]:
-    """The package index that pip would ask when nothing is configured; None where there is no pip to ask."""
-    configured = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
-    if configured:
-        return configured
-    bundled = glob.glob("/usr/share/python-wheels/pip-*.whl") + glob.glob(
-        os.path.join(
-            os.path.dirname(os.path.realpath(python)), "..", "lib", "python3*", "ensurepip", "_bundled", "pip-*.whl"
-        )
-    )
+def _pip(python: str, arguments: t.Sequence[str]) -> str:
+    """What a Python with its pip answers, or with the one that ensurepip would give it; empty where there is none."""
+    here = os.path.join(os.path.dirname(os.path.realpath(python)), "..", "lib", "python3*", "ensurepip", "_bundled")
+    bundled = glob.glob("/usr/share/python-wheels/pip-*.whl") + glob.glob(os.path.join(here, "pip-*.whl"))
     for path in [""] + bundled:
-        environment = dict(os.environ, PYTHONPATH=path) if path else dict(os.environ)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        if path:
+            environment["PYTHONPATH"] = path
         try:
-            out = subprocess.run(
-                [python, "-c", INDEX_QUESTION],
+            return subprocess.run(
+                [python, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 timeout=30,
                 check=True,
                 env=environment,
-            ).stdout.decode()
+            ).stdout.decode("utf-8", "replace")
         except (OSError, subprocess.SubprocessError):
             continue
-        if out.strip():
-            return out.strip()
-    return None
+    return ""
+
+
+def index_of_pip(python: str) -> t.Optional[str]:
+    """The package index that pip asks: that of PIP_INDEX_URL or pip.conf, else its own; None where there is no pip to ask."""
+    lines = re.findall(r"(?m)^(\S+)\.index-url=(['\"])(.*)\2$", _pip(python, ["-m", "pip", "config", "list"]))
+    listed: t.Dict[str, str] = {section: url for section, _quote, url in lines}
+    for section in (":env:", "download", "global"):
+        if listed.get(section):
+            return listed[section]
+    return _pip(python, ["-c", INDEX_QUESTION]).strip() or None
+
+
+def index_of_uv(python: str) -> t.Optional[str]:
+    """The package index that uv asks: that of its variables, else pip's own; None where a file of its configuration names one."""
+    configured = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
+    if configured:
+        return configured
+    given = os.environ.get("UV_CONFIG_FILE")
+    for path in [given] if given else [os.path.expanduser("~/.config/uv/uv.toml"), "/etc/uv/uv.toml"]:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                if re.search(r"^[^#\n]*\bindex\b", stream.read(), re.MULTILINE):
+                    return None
+        except OSError:
+            continue
+    return _pip(python, ["-c", INDEX_QUESTION]).strip() or None
+
+
+def default_index(python: str) -> t.Optional[str]:
+    """The one index for who is neither pip nor uv: what uv's variables name, else pip's."""
+    return os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or index_of_pip(python)
+
+
+def default_indexes(stack_root: str, find_links: t.Sequence[str]) -> t.List[str]:
+    """The indexes that a run asks where none is named: uv's, and pip's where uv is still to be fetched."""
+    places = [os.path.join(glob.escape(stack_root), "tools", "uv-*", "bin", "uv")]
+    places += [os.path.join(glob.escape(os.path.expanduser(folder)), "uv-*.whl") for folder in find_links]
+    there = any(glob.glob(place) for place in places)
+    found = [index_of_uv(sys.executable), None if there else index_of_pip(sys.executable)]
+    return sorted({url for url in found if url})
 
 
 def reach(

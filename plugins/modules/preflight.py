@@ -185,12 +185,11 @@ def main() -> None:
     if params["bundle"]:
         facts["bundle"] = look_at_bundle(params)
     unreachable = {}
-    for url in params["index_urls"]:
-        python = facts["pythons"][0]["path"] if facts["pythons"] else "python3"
-        target = url or host.default_index(python)
-        reason = host.reach(target, params["ca_file"], params["proxy"]) if target else None
-        if reason:
-            unreachable[index.without_password(target)] = reason
+    for named in params["index_urls"]:
+        for url in [named] if named else host.default_indexes(facts["stack_root"], params["find_links"]):
+            reason = host.reach(url, params["ca_file"], params["proxy"])
+            if reason:
+                unreachable[index.without_password(url)] = reason
     module.exit_json(changed=False, facts=facts, failures=[], unreachable_indexes=unreachable)
 
 

@@ -107,6 +107,40 @@ def test_only_releases_that_a_run_would_keep_count(tmp_path, monkeypatch):
     assert host.releases(str(tmp_path / "nowhere")) == []
 
 
+@pytest.fixture
+def unconfigured(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
+    (tmp_path / "pip.conf").write_text("")
+    return tmp_path
+
+
+def test_pip_and_uv_are_each_asked_for_the_index_of_their_own_configuration(unconfigured, monkeypatch):
+    own = host.index_of_pip(sys.executable)
+    assert own and own == host.index_of_uv(sys.executable) == host.default_index(sys.executable)
+    (unconfigured / "pip.conf").write_text("[global]\nindex-url = https://file/simple\n")
+    assert host.index_of_pip(sys.executable) == host.default_index(sys.executable) == "https://file/simple"
+    assert host.default_indexes(str(unconfigured), []) == sorted([own, "https://file/simple"])
+    monkeypatch.setenv("PIP_INDEX_URL", "https://variable/simple")
+    assert host.index_of_pip(sys.executable) == "https://variable/simple"
+    monkeypatch.setenv("UV_INDEX_URL", "https://old/simple")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://uv/simple")
+    assert host.index_of_uv(sys.executable) == host.default_index(sys.executable) == "https://uv/simple"
+    assert host.default_indexes(str(unconfigured), []) == ["https://uv/simple", "https://variable/simple"]
+    (unconfigured / "uv-1-py3-none-any.whl").write_text("")
+    assert host.default_indexes(str(unconfigured), [str(unconfigured)]) == ["https://uv/simple"]
+
+
+def test_what_a_file_tells_uv_is_not_guessed(unconfigured):
+    (unconfigured / "uv.toml").write_text("# no index\nlink-mode = 'copy'\n")
+    assert host.index_of_uv(sys.executable)
+    (unconfigured / "uv.toml").write_text('[[index]]\nurl = "https://uv/simple"\ndefault = true\n')
+    assert host.index_of_uv(sys.executable) is None
+
+
 def test_an_index_that_is_not_there_is_named_with_the_reason():
     reason = host.reach("http://127.0.0.1:9/simple/", timeout=2)
     assert reason and "refused" in reason.lower()
