@@ -80,7 +80,7 @@ class ActionModule(ActionBase):
         if refused:
             journal.unlock(who)
             first = hosts[refused[0]]["refused"]
-            result["refusal"] = f"{len(refused)} hosts belong to another rollout; {refused[0]}: {first}"
+            result["refusal"] = f"{len(refused)} hosts cannot be claimed; {refused[0]}: {first}"
         result["claimed"] = todo if refused and todo else NOBODY
         result["hosts"] = todo if todo and not refused else NOBODY
         if self._task.check_mode:

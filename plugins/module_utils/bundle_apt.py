@@ -20,7 +20,7 @@ import urllib.parse
 import urllib.request
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ansible_collections.verl.baremetal.plugins.module_utils import bundle
+from ansible_collections.verl.baremetal.plugins.module_utils import bundle, uv
 from ansible_collections.verl.baremetal.plugins.module_utils.bundle import BundleError
 from ansible_collections.verl.baremetal.plugins.module_utils.index import File
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import apt, openpgp, tables
@@ -161,17 +161,16 @@ class Resolver:
                 data = answer.read(1 << 20)
             openpgp.trusted(data, list(nvidia["fingerprints"]))
         except openpgp.InvalidKey as error:
-            raise BundleError(f"the key at {key_url} is not trusted: {error}") from error
+            raise BundleError(f"the key at {uv.redact(key_url)} is not trusted: {error}") from error
         except (OSError, ValueError) as error:
-            raise BundleError(f"the key of NVIDIA's repository, {key_url}, cannot be had: {error}") from error
+            raise BundleError(f"the key of NVIDIA's repository, {uv.redact(key_url)}, cannot be had: {error}") from error
         self._write("keys/nvidia.asc", openpgp.armor(openpgp.dearmor(data)))
         self._write(
             "sources.d/nvidia.sources",
             apt.render_source(nvidia["url"], f"{self.work}/keys/nvidia.asc", "/", [], "amd64", "nvidia"),
         )
-        self._write(
-            "preferences.d/nvidia", apt.render_preferences([("*", f'origin "{apt.host_of(nvidia["url"])}"', 600)])
-        )
+        pin = f'origin "{apt.host_of(nvidia["url"])}"'
+        self._write("preferences.d/nvidia", apt.render_preferences([(" ".join(tables.REPOSITORY_GLOBS), pin, 600)]))
         if self.wanted.branch:
             self.pin_driver(f"{self.wanted.version}-*" if self.wanted.version else f"{self.wanted.branch}.*")
 

@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import urllib.parse
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ansible_collections.verl.baremetal.plugins.module_utils import bundle, index, record
+from ansible_collections.verl.baremetal.plugins.module_utils import bundle, index, record, uv
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.bundle import BundleError, File
 from ansible_collections.verl.baremetal.plugins.module_utils.bundle_collect import Meter, check_room, in_parallel
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 
-STAMP = ".pulled"  # in a folder that was verified: the digest and the uses
+STAMP = ".pulled"  # in the folder of a pull: the uses that were verified
+_PULLED = re.compile("[0-9a-f]{%d}" % bundle.SHORT)
 
 
 class Place(NamedTuple):
@@ -46,6 +48,13 @@ class Place(NamedTuple):
         """The URL of one of the bundle's files."""
         return self.where.rstrip("/") + "/" + urllib.parse.quote(path)
 
+    def shown(self, text: str) -> str:
+        """A text about it without the login of its URL."""
+        password = urllib.parse.urlsplit(self.where).password
+        shown = uv.redact(text)
+        # Python quotes what follows the first colon as a port that is none.
+        return shown.replace(password + "@", "***@") if password else shown
+
 
 def read(place: Place) -> bundle.Bundle:
     """What the bundle's own bundle.json says.
@@ -60,11 +69,11 @@ def read(place: Place) -> bundle.Bundle:
             path = place.client().fetch(index.File(bundle.INDEX, place.url(bundle.INDEX), ""), folder)
         except index.PackageIndexError as error:
             raise BundleError(
-                f"there is no bundle at {index.without_password(place.where)}: {error}. Start the server (playbooks/serve.yml) or "
-                f"correct stack_bundle."
+                f"there is no bundle at {place.shown(place.where)}: {place.shown(str(error))}. Start the server "
+                f"(playbooks/serve.yml) or correct stack_bundle."
             ) from error
         with open(path, encoding="utf-8", errors="replace") as handle:
-            return bundle.parse(handle.read(), index.without_password(place.url(bundle.INDEX)))
+            return bundle.parse(handle.read(), place.shown(place.url(bundle.INDEX)))
 
 
 def folder_of(place: Place, root: str, whole: str) -> str:
@@ -104,6 +113,9 @@ def pull(
     wanted = bundle.needed(there.files, uses)
     own = bundle.pulled_folder(root, there.digest)
     os.makedirs(own, exist_ok=True)
+    if not os.path.exists(_stamp(root, there.digest)):
+        # An interrupted pull is known as one by it, too.
+        bundle.write_text(_stamp(root, there.digest), "")
     counts = (0, 0)
     if place.remote:
         counts = _fetch(place, own, root, wanted, jobs, progress)
@@ -112,7 +124,7 @@ def pull(
         if problems:
             raise BundleError(bundle.describe(problems, place.folder))
     bundle.write_text(_stamp(root, there.digest), "\n".join(sorted({*uses, *verified(root, there.digest)})) + "\n")
-    _forget_others(root, there.digest)
+    _forget_others(place, root, there.digest)
     return counts
 
 
@@ -147,8 +159,8 @@ def _fetch(place: Place, own: str, root: str, wanted: Sequence[File], jobs: int,
         in_parallel(jobs, fetch, sorted(missing, key=lambda item: -item.size))
     except index.PackageIndexError as error:
         raise BundleError(
-            f"a file of the bundle cannot be pulled: {error}. If the server is gone, start it and run again: it goes on "
-            f"where it was. If the file is damaged, make the bundle whole with playbooks/bundle.yml."
+            f"a file of the bundle cannot be pulled: {place.shown(str(error))}. If the server is gone, start it and run "
+            f"again: it goes on where it was. If the file is damaged, make the bundle whole with playbooks/bundle.yml."
         ) from error
     return len(missing), meter.done
 
@@ -165,13 +177,21 @@ def _older(root: str, own: str) -> Dict[Tuple[str, int], str]:
     return found
 
 
-def _forget_others(root: str, whole: str) -> None:
-    """Only the newest pulled bundle stays: what is installed needs none."""
+def _forget_others(place: Place, root: str, whole: str) -> None:
+    """Only the newest pulled bundle stays: what is installed needs none. What was not pulled is somebody else's."""
     keep = os.path.basename(bundle.pulled_folder(root, whole))
     folder = os.path.join(root, "bundle")
     for name in os.listdir(folder):
-        if name != keep and os.path.isdir(os.path.join(folder, name)):
-            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        path = os.path.join(folder, name)
+        pulled = _PULLED.fullmatch(name) and not os.path.islink(path) and os.path.isfile(os.path.join(path, STAMP))
+        if pulled and name != keep and (place.remote or not _overlap(path, place.folder)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two folders are the same one, or one of them lies in the other."""
+    pair = [os.path.realpath(one), os.path.realpath(other)]
+    return os.path.commonpath(pair) in pair
 
 
 def give_built(folder: str, files: Sequence[File], cache: str) -> int:

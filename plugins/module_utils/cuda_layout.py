@@ -10,6 +10,8 @@ import re
 import shutil
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
+from . import record
+
 WHEELS = ".wheels"
 VERSION_FILE = "version.json"
 _LIBRARY = re.compile(r"^(lib[A-Za-z0-9_+-]+?)\.so(?:\.(\d+(?:\.\d+)*))?$")
@@ -195,6 +197,21 @@ def lay_out(home: str, site: str, version: str, packages: Mapping[str, str]) -> 
         handle.write(text)
     os.replace(version_path + ".new", version_path)
     return {"links": len(links)}
+
+
+def wheels(home: str) -> str:
+    """The folder of the wheels that a CUDA home is made of; empty where it is made of none, or is another release's."""
+    site = os.path.join(home, WHEELS)
+    return site if os.path.isdir(site) and not os.path.islink(home) else ""
+
+
+def damage(home: str, mode: str) -> List[str]:
+    """How a CUDA home differs from its wheels' RECORDs and from the layout, in words."""
+    site = wheels(home)
+    if not site:
+        return []
+    words = [f"{p.name}: {p.path} {p.detail}".replace("  ", " ") for p in record.verify(site, None, mode).problems[:10]]
+    return words if words or intact(home, site) else [f"{home} lacks files or links of its wheels"]
 
 
 def intact(home: str, site: str) -> bool:

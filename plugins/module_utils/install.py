@@ -332,8 +332,8 @@ def _install(
     mode = uv.link_mode(job.link_mode, os.geteuid() == 0)
     if job.cache:
         os.makedirs(job.cache, mode=0o700, exist_ok=True)
-    if fresh and not job.sources.offline:
-        # What came out of the cache broken may be broken in the cache.
+    if fresh and (not job.sources.offline or job.sources.find_links):
+        # What came out of the cache broken may be broken in the cache. Where that is the only place, it is all there is.
         command = [
             job.uv,
             "cache",

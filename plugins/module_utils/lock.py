@@ -4,7 +4,8 @@
 
 The lock belongs to a run (an ansible-playbook process on a controller), because a run is many short module calls.
 It names its owner, and every module call of the run renews its heartbeat. It may be taken over when its owner is
-known to be dead, when it was silent for too long, or by force. The flock belongs to a module process and to the
+known to be dead, when it was silent for too long, or by force. It also names the managed host that took it, since
+several hosts of one run may see the same stack_root. The flock belongs to a module process and to the
 children that inherited it: it keeps a new run away from a folder in which an orphan of a killed run still works.
 """
 
@@ -17,7 +18,7 @@ import json
 import os
 import socket
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 Owner = Dict[str, Any]
 FORMAT = 1
@@ -32,7 +33,13 @@ class LockHeld(Exception):
 
 
 def process_start(pid: int) -> Optional[int]:
-    """The start time of a process in clock ticks since boot, None when there is no such process."""
+    """The start time of a process in clock ticks since boot, None when there is no such process or it is hidden."""
+    found = _stat(pid)
+    return None if found is None or found[0] in ("Z", "X") else found[1]
+
+
+def _stat(pid: int) -> Optional[Tuple[str, int]]:
+    """State and start time of a process, None when they cannot be read."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as handle:
             text = handle.read()
@@ -40,9 +47,22 @@ def process_start(pid: int) -> Optional[int]:
         return None
     # The second field is the command in parentheses and may hold anything: count from its end.
     fields = text.rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in ("Z", "X"):
-        return None
-    return int(fields[19])
+    return (fields[0], int(fields[19])) if len(fields) >= 20 else None
+
+
+def is_gone(pid: int, start: Optional[int]) -> bool:
+    """True when the process with this number and start time no longer runs.
+
+    A process that cannot be looked at runs: where /proc hides those of other users (hidepid), it looks like none at all.
+    """
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        pass
+    found = _stat(pid)
+    return found is not None and (found[0] in ("Z", "X") or start not in (None, found[1]))
 
 
 def machine() -> str:
@@ -79,9 +99,7 @@ def is_dead(owner: Owner) -> bool:
         # The same host after a reboot is another machine, but then its processes are gone, too.
         return owner.get("host") == socket.gethostname() and _booted_since(owner)
     pid = owner.get("pid")
-    if not isinstance(pid, int):
-        return False
-    return process_start(pid) != owner.get("start")
+    return isinstance(pid, int) and is_gone(pid, owner.get("start"))
 
 
 def _booted_since(owner: Owner) -> bool:
@@ -95,6 +113,22 @@ def _booted_since(owner: Owner) -> bool:
     except (OSError, StopIteration, ValueError):
         return False
     return boot > float(owner.get("heartbeat") or 0)
+
+
+def place() -> str:
+    """What the managed host is told apart by from the others of a run: its name, which a reboot leaves as it is."""
+    return socket.gethostname()
+
+
+def shared(root: str, holder: Owner) -> Optional[str]:
+    """Words when it is another host that took something for this run, None when it is this one or nobody knows."""
+    other = holder.get("place")
+    if not other or other == place():
+        return None
+    return (
+        f"{root} is shared with {other}, which this run provisions too: provision a shared root from one host "
+        f"(verl_hosts, --limit), or give each host its own stack_root."
+    )
 
 
 def _folder(root: str) -> str:
@@ -172,7 +206,8 @@ def acquire(
     with _Guard(root):
         holder = read(root)
         reason = None
-        if holder is not None and holder["run"] != owner["run"]:
+        mine = _ours(root, holder, owner)
+        if holder is not None and not mine:
             reason = _reason_to_take(holder, stale_minutes, force, takeover, moment)
             if reason is None:
                 raise LockHeld(
@@ -180,8 +215,8 @@ def acquire(
                     f"run, or, when you know that it is gone, set release_lock_force=true.",
                     holder,
                 )
-        since = holder["since"] if holder and holder["run"] == owner["run"] and "since" in holder else moment
-        _write(root, dict(owner, format=FORMAT, since=since, heartbeat=moment))
+        since = holder["since"] if holder and mine and "since" in holder else moment
+        _write(root, dict(owner, format=FORMAT, place=place(), since=since, heartbeat=moment))
         return reason
 
 
@@ -194,10 +229,20 @@ def renew(root: str, owner: Owner, now: Optional[float] = None) -> None:
         holder = read(root)
         if holder is None:
             return
-        if holder["run"] == owner["run"]:
+        if _ours(root, holder, owner):
             _write(root, dict(holder, heartbeat=moment))
         elif not is_dead(holder):
             raise LockHeld(f"{root} is locked by {describe(holder, moment)}. Wait for that run.", holder)
+
+
+def _ours(root: str, holder: Optional[Owner], owner: Owner) -> bool:
+    """Whether this run holds the lock; LockHeld when it does so on another host, whatever else would be a reason."""
+    if holder is None or holder["run"] != owner["run"]:
+        return False
+    why = shared(root, holder)
+    if why is not None:
+        raise LockHeld(why, holder)
+    return True
 
 
 def _reason_to_take(holder: Owner, stale: float, force: bool, takeover: str, now: float) -> Optional[str]:
@@ -223,13 +268,18 @@ def _write(root: str, data: Owner) -> None:
     os.replace(temporary, path_of(root))
 
 
+def holds(root: str, owner: Owner) -> bool:
+    """True when this run holds the lock, on this host."""
+    holder = read(root)
+    return holder is not None and holder["run"] == owner["run"] and shared(root, holder) is None
+
+
 def release(root: str, owner: Owner) -> bool:
-    """Give the lock back when this run holds it."""
+    """Give the lock back when this run holds it, on this host."""
     if not os.path.exists(path_of(root)):
         return False
     with _Guard(root):
-        holder = read(root)
-        if holder is None or holder["run"] != owner["run"]:
+        if not holds(root, owner):
             return False
         os.unlink(path_of(root))
         return True

@@ -17,7 +17,14 @@ import shutil
 import time
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set
 
-from ansible_collections.verl.baremetal.plugins.module_utils import install, layer, pep440, precompile, record
+from ansible_collections.verl.baremetal.plugins.module_utils import (
+    cuda_layout,
+    install,
+    layer,
+    pep440,
+    precompile,
+    record,
+)
 from ansible_collections.verl.baremetal.plugins.module_utils._failpoint import failpoint
 from ansible_collections.verl.baremetal.plugins.module_utils.install import BUILDING, MANIFEST
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
@@ -157,11 +164,9 @@ def quick_check(path: str) -> List[str]:
 def changed_files(path: str, integrity: str) -> List[str]:
     """How the packages' files differ from their RECORDs, in words; about half a CPU second for 45,000 files without hashes."""
     site = record.site_packages(os.path.join(path, "venv"))
-    if not site:
-        return []
-    return [
-        f"{p.name}: {p.path} {p.detail}".replace("  ", " ") for p in record.verify(site, None, integrity).problems[:10]
-    ]
+    problems = record.verify(site, None, integrity).problems[:10] if site else []
+    words = [f"{p.name}: {p.path} {p.detail}".replace("  ", " ") for p in problems]
+    return words or cuda_layout.damage(os.path.join(path, "cuda"), integrity)
 
 
 def compare_packages(expected: Mapping[str, str], found: Mapping[str, str]) -> List[str]:
@@ -349,24 +354,28 @@ def _begun(root: str, release_id: str, generation: Generation, **values: Any) ->
 
 def clean(path: str, layers: Mapping[str, Any], progress: Progress) -> List[str]:
     """Take from an unfinished release what a killed run left broken and what belongs to no layer."""
-    venv = os.path.join(path, "venv")
-    site = record.site_packages(venv)
-    if site is None:
-        return []
-
     def tick(name: str, done: int, total: int) -> None:
         progress.step(f"verifying what an earlier run left: {name}", done, total)
 
+    def drop(folder: str, names: Set[str]) -> List[str]:
+        for dist in record.distributions(folder):
+            if dist.name in names:
+                record.remove(dist)
+        return sorted(names)
+
+    wheels = cuda_layout.wheels(os.path.join(path, "cuda"))
+    cuda = drop(wheels, set(record.verify(wheels, progress=tick).broken)) if wheels else []
+    venv = os.path.join(path, "venv")
+    site = record.site_packages(venv)
+    if site is None:
+        return cuda
     gone: Set[str] = set(record.verify(site, progress=tick).broken)
     known: Set[str] = {name for packages in install.stamps(venv).values() for name in packages}
     for wanted in layers.values():
         known |= {item.name for item in layer.parse(wanted.get("requirements") or [])}
     if layers:
         gone |= {dist.name for dist in record.distributions(site) if dist.name not in known}
-    for dist in record.distributions(site):
-        if dist.name in gone:
-            record.remove(dist)
-    return sorted(gone)
+    return cuda + drop(site, gone)
 
 
 # ---------------------------------------------------------------------------------------------------- rollback, prune

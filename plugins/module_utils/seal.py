@@ -14,6 +14,7 @@ import subprocess
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ansible_collections.verl.baremetal.plugins.module_utils import (
+    cuda_layout,
     install,
     layer,
     lock,
@@ -76,10 +77,11 @@ def _seal(job: Sealing, progress: Progress, now: float, busy: lock.Busy) -> Dict
         progress.step(f"verifying {name}", done, total)
 
     report = record.verify(site, None, job.integrity, progress=tick) if site else record.Report(0, 0, 0, [])
-    if report.problems:
-        words = "; ".join(f"{p.name}: {p.path} {p.detail}" for p in report.problems[:5])
+    words = [f"{p.name}: {p.path} {p.detail}" for p in report.problems]
+    words += cuda_layout.damage(os.path.join(job.path, "cuda"), job.integrity)
+    if words:
         raise ReleaseError(
-            f"{job.path}: {len(report.problems)} files are not as their RECORD says: {words}. Run again: "
+            f"{job.path}: {len(words)} files are not as their RECORD says: {'; '.join(words[:5])}. Run again: "
             f"broken packages are installed anew. When it happens again, check the disk."
         )
     for leftover in (os.path.join(venv, ".lock"), os.path.join(job.path, "cuda", ".wheels", ".lock")):

@@ -66,7 +66,7 @@ kernels:
   elements: dict
   sample: [{kernel: 6.1.0-31-amd64, state: installed, source: dkms}]
 reboot_required:
-  description: Whether another driver than the installed one is loaded.
+  description: Whether another driver than the installed one is loaded, or another kind of its kernel modules.
   returned: always
   type: bool
 nouveau:
@@ -81,6 +81,7 @@ from typing import List
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import dkms, host, tables, transaction
+from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.decide import differ
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import driver
 
 DKMS = "/usr/sbin/dkms"
@@ -102,13 +103,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     packages = transaction.Transaction(transaction.Wanted())
-    version = module.params["version"]
-    if not version:
-        try:
-            have = packages.driver_set(packages.status())
-        except transaction.Refused:
-            have = {}
-        version = tables.upstream(transaction.kernel_module_package(have))
+    try:
+        have = packages.driver_set(packages.status())
+    except transaction.Refused:
+        have = {}
+    version = module.params["version"] or tables.upstream(transaction.kernel_module_package(have))
     loaded = host.loaded_driver()
     names = module.params["kernels"] or host.kernels(os.uname().release)
     builds = ask_dkms()
@@ -137,7 +136,8 @@ def main() -> None:
         "loaded": loaded,
         "userspace": library,
         "kernels": kernels,
-        "reboot_required": bool(version) and loaded != version,
+        "reboot_required": bool(version)
+        and (loaded != version or differ(host.loaded_modules(), transaction.kernel_module_kind(have))),
         "nouveau": os.path.isdir("/sys/module/nouveau"),
     }
     if problems:

@@ -39,7 +39,7 @@ options:
     choices: [auto, present, absent]
     default: auto
   update:
-    description: Change a driver that is there and new enough to the wanted branch or version.
+    description: Change a driver that is there and new enough to the wanted branch, version and kind of kernel modules.
     type: bool
     default: false
   state:
@@ -151,7 +151,7 @@ plan:
       description: Whether the fabric manager belongs to it.
       type: bool
     reboot_required:
-      description: Whether the loaded driver is another than the installed one.
+      description: Whether the loaded driver is another than the installed one, or of another kind.
       type: bool
 kernels:
   description: The kernels that need modules.
@@ -232,6 +232,8 @@ def main() -> None:
     found = Found(
         loaded=loaded,
         package=transaction.kernel_module_package(have),
+        loaded_modules=host.loaded_modules(),
+        package_modules=transaction.kernel_module_kind(have),
         packages=sorted(have),
         managed=packages.managed(),
         complete=packages.complete(status) and all(dkms.has_module(builds, kernel, version) for kernel in kernels),

@@ -11,12 +11,14 @@ module: gpu_idle
 short_description: Waits until no process holds a GPU
 description:
   - Looks in C(/proc) for processes that have a device file of a GPU open. Needs no tool of NVIDIA's, so it also works
-    while the driver is half-upgraded. Without root only the caller's own processes are seen.
+    while the driver is half-upgraded.
+  - Without root only the caller's own processes can be looked into. Where there is a GPU and other users have processes,
+    nobody knows then whether it is idle, and the module fails.
 author: the verl.baremetal authors (@verl-baremetal)
 version_added: 0.1.0
 options:
   devices:
-    description: Patterns of the device files.
+    description: Patterns of the device files; an empty list asks for none.
     type: list
     elements: str
     default: ["/dev/nvidia[0-9]*"]
@@ -50,10 +52,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 idle:
-  description: Whether no process holds a GPU.
+  description: Whether no process holds a GPU, as far as every process could be looked into.
   returned: always
   type: bool
   sample: true
+hidden:
+  description: How many processes could not be looked into; always 0 for root, and where there is no GPU.
+  returned: always
+  type: int
+  sample: 0
 users:
   description: The processes that hold one, at most 20.
   returned: always
@@ -67,6 +74,7 @@ waited:
   sample: 0
 """
 
+import os
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -92,16 +100,22 @@ def main() -> None:
     start = time.monotonic()
     while True:
         users = idle.users_of(module.params["devices"], module.params["ignore"])
+        hidden = idle.hidden(module.params["devices"]) if os.geteuid() != 0 else 0
         waited = int(time.monotonic() - start)
-        if not users or module.check_mode:
-            module.exit_json(changed=False, idle=not users, users=users[:20], waited=waited)
+        answer = {"idle": not users and not hidden, "hidden": hidden, "users": users[:20], "waited": waited}
+        if answer["idle"] or module.check_mode:
+            module.exit_json(changed=False, **answer)
+        if hidden:
+            module.fail_json(
+                msg=f"{hidden} processes of other users cannot be looked into without root, so nobody knows whether they"
+                " hold a GPU; use become, or ask for no devices (drain_idle_devices: [] in a rollout)",
+                **answer,
+            )
         if waited >= module.params["timeout"]:
             module.fail_json(
                 msg=f"GPUs are still held by {idle.describe(users)} after {waited} s; end these processes, or raise"
                 " the timeout (drain_idle_timeout in a rollout)",
-                idle=False,
-                users=users[:20],
-                waited=waited,
+                **answer,
             )
         time.sleep(min(module.params["poll"], max(1, module.params["timeout"] - waited)))
 

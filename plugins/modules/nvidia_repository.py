@@ -52,7 +52,7 @@ options:
     elements: str
     default: []
   priority:
-    description: The priority of the repository's packages in apt's preferences.
+    description: The priority in apt's preferences of NVIDIA's packages, known by their names, from this address's host.
     type: int
     default: 600
   replaces:
@@ -123,6 +123,7 @@ files:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.verl.baremetal.plugins.module_utils import uv
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.decide import repository_url
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.repository import Repository, Source
@@ -178,14 +179,19 @@ def main() -> None:
         changed = source.ensure() if state == "present" else source.absent()
     except Refused as error:
         module.fail_json(msg=str(error))
-    answer = {"changed": changed, "url": url, "files": [change.path for change in source.changes]}
+    answer = {"changed": changed, "url": uv.redact(url), "files": [change.path for change in source.changes]}
     if source.fingerprint:
         answer["fingerprint"] = source.fingerprint
     for note in source.notes:
         module.warn(note)
     if module._diff:
         answer["diff"] = [
-            {"before_header": change.path, "after_header": change.path, "before": change.before, "after": change.after}
+            {
+                "before_header": change.path,
+                "after_header": change.path,
+                "before": uv.redact(change.before),
+                "after": uv.redact(change.after),
+            }
             for change in source.changes
         ]
     module.exit_json(**answer)

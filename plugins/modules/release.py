@@ -283,16 +283,18 @@ def run(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
 
 
 def begin(params: Mapping[str, Any], check: bool) -> Dict[str, Any]:
-    """Lock and look."""
+    """Lock and look; what goes wrong leaves the lock as it was before, since no task after this one gives it back."""
+    root, owner = params["root"], arguments.owner(params)
+    held = lock.holds(root, owner)
     note = None if check else hold(params)
     progress = Progress(params["progress_file"])
     try:
         result = release.begin(
-            params["root"], params["id"], params["layers"], progress, check, params["extends"], params["integrity"]
+            root, params["id"], params["layers"], progress, check, params["extends"], params["integrity"]
         )
-    except release.ReleaseError:
-        if not check:
-            lock.release(params["root"], arguments.owner(params))
+    except BaseException:
+        if not check and not held:
+            lock.release(root, owner)
         raise
     return dict(result, lock_note=note or "")
 

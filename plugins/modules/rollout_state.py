@@ -146,7 +146,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils import host
+from ansible_collections.verl.baremetal.plugins.module_utils import host, lock
 from ansible_collections.verl.baremetal.plugins.module_utils.rollout import state as logic
 
 
@@ -191,7 +191,11 @@ def apply(params: Dict[str, Any], document: Dict[str, Any], live: Optional[str])
     if params["state"] == "claim":
         if done:
             return document, True
-        who = dict(params["who"], until=params["now"] + params["who"]["length"])
+        claim = document["claim"] or {}
+        why = lock.shared(host.stack_root(params["root"]), claim) if claim.get("token") == token else None
+        if why:
+            raise logic.StateError(why)
+        who = dict(params["who"], place=lock.place(), until=params["now"] + params["who"]["length"])
         return logic.claim(document, params["key"], params["direction"], who, params["now"], params["force"]), False
     if params["state"] == "record":
         fields = logic.with_previous(document, params["phase"], live, params["fields"])
@@ -226,12 +230,11 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
 
 
 def decide(module: AnsibleModule, document: Dict[str, Any], live: Optional[str]) -> Tuple[Dict[str, Any], bool]:
-    """Like apply, with a refusal that names the rollout which holds the host."""
+    """Like apply, with a refusal that names who holds the host."""
     try:
         return apply(module.params, document, live)
     except logic.StateError as error:
-        other = logic.holder(document, module.params["who"]["token"], module.params["now"])
-        module.fail_json(msg=str(error), holder=other, live=live, rollout=document)
+        module.fail_json(msg=str(error), holder=document["claim"], live=live, rollout=document)
         raise
 
 

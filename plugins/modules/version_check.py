@@ -230,7 +230,9 @@ def main() -> None:
         module.fail_json(msg=str(error))
     ask = collect.ask_nvml if module.params["nvml"] else None
     context = evaluate.gather(chosen, ld_library_path=os.environ.get("LD_LIBRARY_PATH", ""), nvml=ask)
-    checks = evaluate.checks(context) + evaluate.integrity(context, module.params["integrity"])
+    checks = evaluate.checks(context) + evaluate.integrity(
+        context, module.params["integrity"], chosen.cuda_home
+    )
     dicts = model.as_dicts(checks)
     passed = model.passed(checks)
     result: Dict[str, Any] = {

@@ -16,18 +16,11 @@ import tempfile
 from typing import Any, Dict, List, Optional
 from urllib.parse import quote, unquote
 
+from ansible_collections.verl.baremetal.plugins.module_utils import lock
+
 
 class LockedError(Exception):
     """Another rollout of the same name is running on this controller."""
-
-
-def start_of(pid: int) -> str:
-    """When a process began, as the kernel counts it; empty when it is gone or unknown."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
-            return stream.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def run_pid() -> int:
@@ -39,15 +32,16 @@ def identity(length: int, pid: Optional[int] = None) -> Dict[str, Any]:
     """Who this run is, in the words of a claim."""
     number = run_pid() if pid is None else pid
     name = socket.gethostname()
-    return {"controller": name, "pid": number, "token": f"{name}:{number}:{start_of(number)}", "length": length}
+    token = f"{name}:{number}:{lock.process_start(number) or ''}"
+    return {"controller": name, "pid": number, "token": token, "length": length}
 
 
 def is_dead(claim: Dict[str, Any]) -> bool:
     """True when a claim was made by a process of this controller that no longer runs."""
     parts = str(claim.get("token", "")).rsplit(":", 2)
-    if len(parts) != 3 or parts[0] != socket.gethostname() or not parts[1].isdigit() or not os.path.isdir("/proc/self"):
+    if len(parts) != 3 or parts[0] != socket.gethostname() or not parts[1].isdigit():
         return False
-    return start_of(int(parts[1])) != parts[2]
+    return lock.is_gone(int(parts[1]), int(parts[2]) if parts[2].isdigit() else None)
 
 
 def write_json(path: str, content: Any) -> None:

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +267,32 @@ def test_layer_by_its_module(empty: Any, tmp_path: Path) -> None:
     gone = empty.module("python_layer", **common, name="flashinfer", requirements=build, state="absent")
     assert gone["packages_removed"] == {"docopt": "0.6.2"}
     assert "docopt" not in record.installed(str(site))
+
+
+def test_a_damaged_cache_heals_from_a_folder(empty: Any, tmp_path: Path) -> None:
+    """Without a network, as from a bundle: cache and release share their files, and one of them was cut."""
+    wheel = tmp_path / "links/tiny-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    files = {
+        "tiny.py": "VALUE = 1\n",
+        "tiny-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
+        "tiny-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(wheel, "w") as made:
+        for name, text in files.items():
+            made.writestr(name, text)
+        made.writestr("tiny-1.0.dist-info/RECORD", "".join(f"{name},,{len(text)}\n" for name, text in files.items()) + "tiny-1.0.dist-info/RECORD,,\n")
+    line = f"tiny==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+    common = {"name": "tiny", "requirements": [line], "python": sys.executable, "uv": empty.uv, "cache_dir": str(tmp_path / "cache")}
+    common.update(offline=True, find_links=[str(wheel.parent)], link_mode="hardlink")
+    assert empty.module("python_layer", path=str(tmp_path / "first"), **common)["changed"]
+    (installed,) = (tmp_path / "first").rglob("tiny.py")
+    assert installed.stat().st_nlink > 1, "the cache has the same file"
+    os.truncate(installed, 0)
+    second = empty.module("python_layer", path=str(tmp_path / "second"), **common)
+    assert second.get("repaired") == ["tiny"], second
+    (installed,) = (tmp_path / "second").rglob("tiny.py")
+    assert installed.read_text() == files["tiny.py"]
 
 
 def test_verified_release_is_never_changed(engine: Any) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-from .. import record
+from .. import cuda_layout, record
 from ..probes import collect, dists
 from . import host_rules, rules
 from .model import MISMATCH, OK, SKIPPED, Check
@@ -124,8 +124,8 @@ def checks(context: rules.Context) -> List[Check]:
     return found
 
 
-def integrity(context: rules.Context, mode: str) -> List[Check]:
-    """Every file of every package is as its RECORD says; mode is off, files (existence and size) or hashes."""
+def integrity(context: rules.Context, mode: str, cuda_home: Optional[str] = None) -> List[Check]:
+    """Every file of every package is as its RECORD says, CUDA's wheels included; mode is off, files (existence and size) or hashes."""
     title = "files of the packages"
     if mode == INTEGRITY_OFF:
         return []
@@ -135,9 +135,10 @@ def integrity(context: rules.Context, mode: str) -> List[Check]:
         return [Check("integrity", title, SKIPPED, expected, "no Python environment")]
     report = record.verify(folders[0], mode=mode)
     found = f"{report.files} files of {report.distributions} packages"
-    if not report.problems:
-        return [Check("integrity", title, OK, expected, found, folders[0])]
     words = [f"{problem.name}: {problem.kind} {problem.path}".strip() for problem in report.problems]
+    words += cuda_layout.damage(cuda_home, mode) if cuda_home else []
+    if not words:
+        return [Check("integrity", title, OK, expected, found, folders[0])]
     remedy = "run the site playbook: it builds the release again; or roll back to the one before"
     return [
         Check(
@@ -145,7 +146,7 @@ def integrity(context: rules.Context, mode: str) -> List[Check]:
             title,
             MISMATCH,
             expected,
-            f"{len(report.problems)} wrong: {rules.names(words)}",
+            f"{len(words)} wrong: {rules.names(words)}",
             folders[0],
             remedy,
         )

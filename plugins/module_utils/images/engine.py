@@ -132,17 +132,25 @@ class Engine:
                 return
             yield piece
 
+    def _lines(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        """The lines of an answer as they come. readline() of http.client takes an answer that was cut for a whole one."""
+        rest = b""
+        while True:
+            try:
+                piece = answer.read1(_CHUNK)
+            except (OSError, http.client.HTTPException) as error:
+                raise EngineError(self._explain(error)) from error
+            if not piece:
+                break
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
+        yield rest
+
     def messages(self, answer: http.client.HTTPResponse, tick: Tick, what: str) -> List[Dict[str, Any]]:
         """Follow a stream of JSON lines (push, pull, load) and tell how far it is; an error in it is raised."""
         found: List[Dict[str, Any]] = []
         sizes: Dict[str, Tuple[int, int]] = {}
-        while True:
-            try:
-                line = answer.readline()
-            except (OSError, http.client.HTTPException) as error:
-                raise EngineError(self._explain(error)) from error
-            if not line:
-                return found
+        for line in self._lines(answer):
             try:
                 data = json.loads(line)
             except ValueError:
@@ -156,6 +164,7 @@ class Engine:
                 tick(f"{what}, in MB", done, total)
             elif not detail:
                 found.append(data)
+        return found
 
     # -- what there is
 
@@ -260,7 +269,12 @@ class Engine:
         """Pull an image by tag (name:tag) or by digest (name@sha256:...)."""
         headers = {"X-Registry-Auth": _auth(auth)}
         query = {"fromImage": name} if "@" in name else dict(zip(("fromImage", "tag"), split(name)))
-        self.messages(self.open("POST", "/images/create", query, b"", headers), tick, f"pulling {name}")
+        said = self.messages(self.open("POST", "/images/create", query, b"", headers), tick, f"pulling {name}")
+        if not any(str(message.get("status", "")).startswith("Status: ") for message in said):
+            raise EngineError(
+                f"docker: pulling {name}: the daemon stopped before it said that the image is there. See its log and run "
+                "again: layers that are there are not pulled again."
+            )
 
 
 def prefix_for(version: Mapping[str, Any]) -> str:

@@ -38,6 +38,9 @@ class Found(NamedTuple):
 
     loaded: str = ""
     package: str = ""
+    # Kinds of the kernel modules, open or proprietary: of the loaded driver and of the packages.
+    loaded_modules: str = ""
+    package_modules: str = ""
     packages: Sequence[str] = ()
     managed: bool = False
     complete: bool = False
@@ -82,6 +85,12 @@ def kernel_modules(wanted: str, gpus: Sequence[Gpu]) -> str:
     if wanted != "auto":
         return wanted
     return "proprietary" if any(gpu.generation in pci.PROPRIETARY_ONLY for gpu in gpus) else "open"
+
+
+def drives(modules: str, gpus: Sequence[Gpu]) -> bool:
+    """Whether a kind of kernel modules runs these GPUs; nothing speaks against an unknown kind."""
+    unable = {"open": pci.PROPRIETARY_ONLY, "proprietary": pci.OPEN_ONLY}.get(modules, frozenset())
+    return not any(gpu.generation in unable for gpu in gpus)
 
 
 def gpu_problems(branch: int, modules: str, gpus: Sequence[Gpu]) -> List[str]:
@@ -151,6 +160,11 @@ def header_packages(found: Found) -> List[str]:
     return list(dict.fromkeys(names + list(found.header_metapackages)))
 
 
+def differ(one: str, other: str) -> bool:
+    """Whether two kinds of kernel modules are known and not the same."""
+    return bool(one and other) and one != other
+
+
 def satisfied(request: Request, version: str) -> bool:
     """Whether an installed version is what is asked for."""
     if request.version:
@@ -170,17 +184,28 @@ def decide(os_id: str, os_version: str, arch: str, request: Request, gpus: Seque
     if not gpus:
         return Plan("skip", "no NVIDIA GPU was found on the PCI bus")
 
-    reboot = bool(found.package) and found.loaded != tables.upstream(found.package)
+    reboot = bool(found.package) and (
+        found.loaded != tables.upstream(found.package) or differ(found.loaded_modules, found.package_modules)
+    )
     wants_fm = request.fabric_manager == "present" or (request.fabric_manager == "auto" and nvswitches > 0)
     driver_version = tables.upstream(found.package) if found.package else found.loaded
     fm_right = not wants_fm or tables.upstream(found.fabric_manager) == driver_version
-    moves = request.update and not satisfied(request, driver_version or "0")
+    kind = found.package_modules or found.loaded_modules
+    able = drives(kind, gpus)
+    # auto leaves alone what runs the GPUs.
+    right_kind = able if request.kernel_modules == "auto" else not differ(kind, request.kernel_modules)
+    moves = request.update and not (satisfied(request, driver_version or "0") and right_kind)
     # A driver that somebody else installed is left alone, whatever is missing beside it.
     whole = (found.complete and fm_right) or not found.managed
     if new_enough(driver_version) and not moves and whole:
         hint = "" if satisfied(request, driver_version) else (
             f"; set driver_update: true to move it to {request.version or 'branch ' + str(request.branch)}"
         )
+        if not right_kind:
+            hint += (
+                f"; its kernel modules are {kind}{'' if able else ', which do not run these GPUs'}: set driver_update: true "
+                f"to change them to {kernel_modules(request.kernel_modules, gpus)}"
+            )
         if not fm_right:
             hint += f"; its fabric manager {driver_version}, which the NVSwitches need, is missing: install it beside it"
         return Plan(
@@ -202,11 +227,12 @@ def decide(os_id: str, os_version: str, arch: str, request: Request, gpus: Seque
         )
     if not folder_arch:
         problems.append(f"found the architecture {arch}, but only x86_64 is supported; skip the role driver")
-    # A driver that stays (only its fabric manager is missing or was left half done) keeps its own branch and version.
+    # A driver that stays (only its fabric manager is missing or was left half done) keeps its own branch, version
+    # and kind of kernel modules.
     stays = found.managed and new_enough(driver_version) and not moves and bool(found.package)
     branch = tables.branch_of(driver_version) if stays else request.branch
     version = driver_version if stays else request.version
-    modules = kernel_modules(request.kernel_modules, gpus)
+    modules = kind if stays and kind and able else kernel_modules(request.kernel_modules, gpus)
     problems += gpu_problems(branch, modules, gpus)
     if found.loaded and not found.package and not new_enough(found.loaded) and not request.update:
         problems.append(

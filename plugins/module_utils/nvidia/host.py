@@ -52,6 +52,12 @@ def loaded_driver(root: str = "/") -> str:
     return str(proc["version"]) if proc else read(root, "sys/module/nvidia/version")
 
 
+def loaded_modules(root: str = "/") -> str:
+    """The kind of the loaded kernel module, open or proprietary, or an empty string."""
+    proc = driver.parse_proc(read(root, "proc/driver/nvidia/version"))
+    return "" if proc is None else "open" if proc["open"] else "proprietary"
+
+
 def kernels(running: str, root: str = "/") -> List[str]:
     """The running and the newest installed kernel; one without modules (a container shows its host's) is left out."""
     names = driver.kernels(root)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import ssl
 import time
@@ -11,7 +12,8 @@ import urllib.error
 import urllib.request
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import apt, openpgp, transaction
+from ansible_collections.verl.baremetal.plugins.module_utils import uv
+from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import apt, openpgp, tables, transaction
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia.transaction import Refused
 
 Fetch = Callable[[str], bytes]
@@ -58,9 +60,11 @@ def fetcher(repository: Repository) -> Fetch:
         try:
             with urllib.request.build_opener(*handlers).open(url, timeout=repository.timeout) as answer:
                 return bytes(answer.read(1024 * 1024))
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        except (urllib.error.URLError, OSError, ValueError, http.client.HTTPException) as error:
+            login = isinstance(error, http.client.InvalidURL)  # its text holds the password
+            reason = "the key's address must be one without a login" if login else error
             raise Refused(
-                f"the repository's key cannot be fetched from {url}: {error}; check the address, the proxy and the CA "
+                f"the repository's key cannot be fetched from {uv.redact(url)}: {reason}; check the address, the proxy and the CA "
                 "file, or name a mirror"
             ) from error
 
@@ -104,7 +108,7 @@ class Source:
             self.source: apt.render_source(
                 repo.url, self.keyring, repo.suite, repo.components, repo.architecture, repo.name
             ),
-            self.preferences: apt.render_preferences([("*", f'origin "{host}"', repo.priority)]),
+            self.preferences: apt.render_preferences([(" ".join(tables.REPOSITORY_GLOBS), f'origin "{host}"', repo.priority)]),
             self.settings: settings and "// Managed by Ansible (verl.baremetal)\n" + settings,
         }
 
@@ -148,14 +152,14 @@ class Source:
             except openpgp.InvalidKey as error:
                 self.notes.append(f"{self.keyring} is replaced: {error}")
         if self.check:
-            self.changes.append(Change(self.keyring, present, f"the key of {repo.key_url}\n"))
+            self.changes.append(Change(self.keyring, present, f"the key of {uv.redact(repo.key_url)}\n"))
             return ""
         data = self.fetch(repo.key_url)
         try:
             self.fingerprint = openpgp.trusted(data, list(repo.fingerprints))
         except openpgp.InvalidKey as error:
             raise Refused(
-                f"the key at {repo.key_url} is not trusted: {error}. Nothing was written. If NVIDIA has published a "
+                f"the key at {uv.redact(repo.key_url)} is not trusted: {error}. Nothing was written. If NVIDIA has published a "
                 "new key, compare its fingerprint on NVIDIA's site and set the fingerprint's variable; else somebody "
                 "is in the way"
             ) from error
@@ -235,8 +239,8 @@ class Source:
             holders = "; ".join(f"{command} (pid {pid})" for pid, command in apt.lock_holders(self.root))
             held = f"\nThe lists are locked by {holders}." if holders else ""
             raise Refused(
-                f"the repository {self.repository.url} cannot be read with the key {self.fingerprint}:\n"
-                + "\n".join(lines or [done.err.strip()[-800:]])
+                f"the repository {uv.redact(self.repository.url)} cannot be read with the key {self.fingerprint}:\n"
+                + uv.redact("\n".join(lines or [done.err.strip()[-800:]]))
                 + held
                 + "\nThe host's apt was left as it was before. Check the address (a mirror must hold the folder of "
                 "this system) and the key's fingerprint"

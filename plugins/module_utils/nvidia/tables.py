@@ -140,6 +140,36 @@ NOT_DRIVER_PREFIXES: Tuple[str, ...] = (
     "nvidia-cudnn",
     "nvidia-detect",
 )
+# apt's names of everything that is taken from NVIDIA's repositories, with what it depends on there. Only these are
+# preferred: a mirror may share its host name with the system's, whose backports must not be preferred with them.
+REPOSITORY_GLOBS: Tuple[str, ...] = (
+    *DRIVER_GLOBS,
+    "libegl-nvidia*",
+    "libgl1-nvidia*",
+    "libgles-nvidia*",
+    "libglx-nvidia*",
+    "cuda",
+    "cuda-*",
+    "cudnn*",
+    "gds-tools*",
+    "libcublas*",
+    "libcudla*",
+    "libcudnn*",
+    "libcufft*",
+    "libcufile*",
+    "libcurand*",
+    "libcusolver*",
+    "libcusparse*",
+    "libnccl*",
+    "libnpp*",
+    "libnvfatbin*",
+    "libnvjitlink*",
+    "libnvjpeg*",
+    "libnvptxcompiler*",
+    "libnvvm*",
+    "nsight-*",
+    "nvlsm",
+)
 # Metapackages that drag a driver or a newest toolkit in. Never installed, never let in by a dependency.
 TRAPS: Tuple[str, ...] = ("cuda", "cuda-runtime", "cuda-demo-suite", "nvidia-cuda-toolkit", "nvidia-cuda-dev")
 

@@ -291,22 +291,19 @@ class Transaction:
         wanted = self._resolve_driver(status) if self.wanted.branch else self._resolve_plain()
         drop = [name for name in wanted if name.endswith("-")]
         wanted = [name for name in wanted if not name.endswith("-")]
-        unhold = [split(spec)[0] for spec in wanted if split(spec)[0] in status and status[split(spec)[0]].held]
+        touched = [split(spec)[0] for spec in wanted] + [name[:-1] for name in drop]
+        unhold = [name for name in touched if name in status and status[name].held]
         argv = ["install", "--no-install-recommends", "--allow-downgrades", *wanted, *drop]
-        if unhold:
-            self._mark("unhold", unhold)
+        self._mark("unhold", unhold)
         try:
             self._refuse_surprises(self.apt_get("--simulate", *argv).out)
             self.apt_get(*argv)
+            if self.wanted.branch:
+                self._purge_leftovers()
         finally:
-            if unhold and not self.wanted.hold:
-                self._mark("hold", unhold)
-            elif self.wanted.hold:
-                names = [split(spec)[0] for spec in self.wanted.packages]
-                there = self.installed(self.status())
-                self._mark("hold", [name for name in names if name in there])
-        if self.wanted.branch:
-            self._purge_leftovers()
+            names = unhold + [split(spec)[0] for spec in self.wanted.packages if self.wanted.hold]
+            there = self.installed(self.status())
+            self._mark("hold", [name for name in dict.fromkeys(names) if name in there])
 
     def _note_alternative(self) -> None:
         """A /usr/local/cuda that points nowhere breaks other people's builds; it is said, not changed."""
@@ -359,6 +356,8 @@ class Transaction:
             raise Refused(self._no_branch(missing))
         if wanted.pinning and policy.get(wanted.pinning) and policy[wanted.pinning].versions:
             if wanted.pinning not in self.installed(status):
+                # Another branch's gives way to it.
+                self._mark("unhold", [n for n in status if n.startswith("nvidia-driver-pinning-") and status[n].held])
                 self.apt_get("install", "--no-install-recommends", "--allow-downgrades", wanted.pinning)
         elif wanted.pinning:
             self.notes.append(
@@ -380,10 +379,12 @@ class Transaction:
                 specs.append(f"{name}={match}")
         named = {split(spec)[0] for spec in specs}
         for name, old in sorted(have.items()):
-            if name in named or tables.upstream(old) == version:
+            # The other kind of kernel modules goes, of whatever version it is.
+            other = name.startswith(KERNEL_MODULES) and any(item.startswith(KERNEL_MODULES) for item in named)
+            if name in named or (tables.upstream(old) == version and not other):
                 continue
             match = self._version_of(policy.get(name), version)
-            specs.append(f"{name}={match}" if match else f"{name}-")
+            specs.append(f"{name}={match}" if match and not other else f"{name}-")
         for name in wanted.headers:
             if not (policy.get(name) and policy[name].versions):
                 raise Refused(
@@ -534,10 +535,17 @@ KERNEL_MODULES = ("nvidia-kernel-open-dkms", "nvidia-kernel-dkms", "nvidia-open-
 
 def kernel_module_package(there: Dict[str, str]) -> str:
     """The version of the package that brings the kernel module, or an empty string."""
-    for name, version in sorted(there.items()):
-        if name.startswith(KERNEL_MODULES):
-            return version
-    return ""
+    return there.get(_kernel_module_name(there), "")
+
+
+def kernel_module_kind(there: Dict[str, str]) -> str:
+    """The kind of the kernel module's package, open or proprietary, or an empty string."""
+    name = _kernel_module_name(there)
+    return name and ("open" if "open" in name else "proprietary")
+
+
+def _kernel_module_name(there: Dict[str, str]) -> str:
+    return next((name for name in sorted(there) if name.startswith(KERNEL_MODULES)), "")
 
 
 def version_pin(version: str) -> str:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
 from typing import Any, Dict, List, Sequence
 
@@ -20,6 +21,21 @@ def users_of(devices: Sequence[str], ignore: Sequence[str], proc: str = "/proc")
         if not any(fnmatch.fnmatch(name, pattern) for pattern in ignore):
             found.append({"pid": int(entry), "name": name, "devices": held})
     return found
+
+
+def hidden(devices: Sequence[str], proc: str = "/proc") -> int:
+    """How many processes this user cannot look into; none where there is no device that they could hold."""
+    if not any(glob.glob(pattern) for pattern in devices):
+        return 0
+    count = 0
+    for entry in _entries(proc):
+        try:
+            os.listdir(os.path.join(proc, entry, "fd"))
+        except PermissionError:
+            count += 1
+        except OSError:
+            continue
+    return count
 
 
 def describe(users: Sequence[Dict[str, Any]], limit: int = 5) -> str:

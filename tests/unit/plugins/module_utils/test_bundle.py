@@ -278,8 +278,9 @@ def test_a_file_that_arrives_damaged_is_refused_and_named(index, served, tmp_pat
 
 
 def test_an_older_pulled_bundle_gives_its_files_and_goes(index, served, tmp_path):
-    old = tmp_path / "root" / "bundle" / "older" / "wheels"
+    old = tmp_path / "root" / "bundle" / ("0" * 12) / "wheels"
     old.mkdir(parents=True)
+    (old.parent / ".pulled").touch()
     (old / "a-1-cp311-cp311-manylinux2014_x86_64.whl").write_bytes(FILES["a"][0][1])
     assert pull(index, tmp_path, served) == (0, 0)
     assert [p.name for p in (tmp_path / "root" / "bundle").iterdir()] == [served.digest[:12]]
@@ -296,11 +297,47 @@ def test_a_folder_is_used_as_it_is_after_its_hashes_were_compared(index, served,
         bundle_pull.pull(place, root, served, ["a/3.11"], 2, Progress(None))
 
 
+@pytest.mark.parametrize("where", ["bundle", "bundle/verl", "bundle/" + "0" * 12, "bundle/" + "0" * 12 + "/inner"])
+def test_a_bundle_below_the_root_is_left_whole(index, served, tmp_path, where):
+    root = tmp_path / "root"
+    foreign = ["mine/notes", "1" * 12 + "/unstamped"]
+    for path in [*foreign, "2" * 12 + "/.pulled", "0" * 12 + "/.pulled"]:
+        (root / "bundle" / path).parent.mkdir(parents=True)
+        (root / "bundle" / path).touch()
+    folder = root / where
+    shutil.copytree(tmp_path / "bundle", folder, dirs_exist_ok=True)
+    bundle_pull.pull(bundle_pull.Place(str(folder)), str(root), served, ["c/3.11"], 2, Progress(None))
+    assert bundle.verify(str(folder), served.files) == []
+    assert all((root / "bundle" / path).exists() for path in foreign)
+    # What lies beside the bundle and was pulled is cleared, what lies inside it is not.
+    assert (root / "bundle" / ("2" * 12)).exists() is (where == "bundle")
+
+
+def test_a_pull_that_was_killed_is_cleared_later(index, served, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    path = "/bundle/wheels/c-3-py3-none-any.whl"
+    whole, index.content[path] = index.content[path], b"x" * 500
+    with pytest.raises(bundle.BundleError):
+        pull(index, tmp_path, served, ["c/3.11"])
+    index.content[path] = whole
+    assert pull(index, tmp_path, served._replace(files=served.files[:-1]), ["a/3.11"])[0] == 1
+    assert not (tmp_path / "root" / "bundle" / served.digest[:12]).exists()
+
+
 @pytest.mark.parametrize("where", ["/nowhere/at/all", "http://127.0.0.1:9/none"])
 def test_no_bundle_is_told_in_words(where, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
     with pytest.raises(bundle.BundleError, match="there is no bundle at " + where):
         bundle_pull.read(bundle_pull.Place(where))
+
+
+@pytest.mark.parametrize("where", ["http://me:s3cret@127.0.0.1:9/none", "http://me:s3cret@127.0.0.1/none"])
+def test_a_password_in_the_bundles_address_is_not_told(where, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    place = bundle_pull.Place(where)
+    with pytest.raises(bundle.BundleError, match=r"there is no bundle at http://\*\*\*@127") as told:
+        bundle_pull.read(place)
+    assert "s3cret" not in str(told.value)
 
 
 def test_compiled_wheels_go_to_the_hosts_cache(tmp_path):

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +89,47 @@ def test_dead_and_living_owners() -> None:
     assert lock.is_dead(owner("one")) is False
 
 
+@pytest.mark.parametrize(
+    ("answer", "dead"),
+    [(PermissionError(), False), (None, False), (ProcessLookupError(), True), (OverflowError(), True)],
+)
+def test_a_process_that_proc_hides_is_alive(
+    monkeypatch: pytest.MonkeyPatch, answer: Exception | None, dead: bool
+) -> None:
+    """With hidepid, /proc has nothing about processes of other users; what the kernel says of their numbers counts."""
+    other = {**lock.owner_of(os.getpid()), "pid": 4, "start": 5}
+
+    def kill(pid: int, signal: int) -> None:
+        assert (pid, signal) == (4, 0)
+        if answer is not None:
+            raise answer
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(lock, "_stat", lambda pid: None)
+    assert lock.is_dead(other) is dead
+
+
+@pytest.mark.parametrize(
+    ("stat", "start", "dead"),
+    [
+        ("4 (a) b) S", 5, False),
+        ("4 (a) b) S", 6, True),
+        ("4 (a) b) Z", 5, True),
+        # Whoever wrote it down could not see its start.
+        ("4 (a) b) S", None, False),
+        ("4 (a", 5, False),
+    ],
+)
+def test_what_proc_says_of_a_process_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stat: str, start: int | None, dead: bool
+) -> None:
+    text = tmp_path / "stat"
+    text.write_text(stat + " 1" * 18 + " 5 0\n" if stat.endswith(("S", "Z")) else stat)
+    monkeypatch.setattr(os, "kill", lambda pid, signal: None)
+    monkeypatch.setattr(lock, "open", lambda path, **options: text.open(**options), raising=False)
+    assert lock.is_gone(4, start) is dead
+
+
 def test_renew_refuses_another_run(tmp_path: Path) -> None:
     root = str(tmp_path)
     lock.renew(root, owner("one"))
@@ -94,6 +137,43 @@ def test_renew_refuses_another_run(tmp_path: Path) -> None:
     lock.acquire(root, owner("one"))
     with pytest.raises(lock.LockHeld, match="Wait for that run"):
         lock.renew(root, owner("two"))
+
+
+def test_one_host_of_a_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hosts of a run that see one stack_root are two, and a host is itself whatever kernel it runs by now."""
+    root = str(tmp_path)
+    monkeypatch.setattr(socket, "gethostname", lambda: "node1")
+    lock.acquire(root, owner("one"), now=1000.0)
+    monkeypatch.setattr(socket, "gethostname", lambda: "node2")
+    words = f"{root} is shared with node1, which this run provisions too: provision a shared root from one host"
+    for more in ({}, {"force": True}, {"takeover": "one"}, {"stale_minutes": 0}):
+        with pytest.raises(lock.LockHeld, match=words):
+            lock.acquire(root, owner("one"), now=2000.0, **more)
+    with pytest.raises(lock.LockHeld, match=words):
+        lock.renew(root, owner("one"))
+    assert lock.holds(root, owner("one")) is False
+    assert lock.release(root, owner("one")) is False
+    # For another run it is a lock like any other.
+    with pytest.raises(lock.LockHeld, match="is locked by the run of ada on controller"):
+        lock.acquire(root, owner("two"), now=1001.0)
+    monkeypatch.setattr(socket, "gethostname", lambda: "node1")
+    monkeypatch.setattr(lock, "machine", lambda: "rebooted/pid:[1]")
+    assert lock.acquire(root, owner("one"), now=1002.0) is None
+    assert lock.release(root, owner("one")) is True
+
+
+def test_a_lock_without_a_place_belongs_to_its_run(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    lock.acquire(root, owner("one"), now=1000.0)
+    text = Path(lock.path_of(root))
+    text.write_text(
+        json.dumps({name: value for name, value in json.loads(text.read_text()).items() if name != "place"})
+    )
+    assert lock.holds(root, owner("one")) is True
+    assert lock.acquire(root, owner("one"), now=1001.0) is None
+    held = lock.read(root)
+    assert held is not None
+    assert (held["since"], held["place"]) == (1000.0, lock.place())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.verl.baremetal.plugins.module_utils import layer, lock, record, release, seal
+from ansible_collections.verl.baremetal.plugins.module_utils import cuda_layout, layer, lock, record, release, seal
 from ansible_collections.verl.baremetal.plugins.module_utils.progress import Progress
 
 ID = "small-0123456789ab"
@@ -109,6 +110,57 @@ def test_a_changed_file_of_the_live_release_gets_a_new_generation(tmp_path: Path
     begun = release.begin(str(tmp_path), ID, {}, QUIET, False)
     assert begun["converged"] is False and begun["path"] == f"{path}.2"
     assert "bytes found" in begun["drift"][0]
+
+
+def make_cuda(path: Path) -> Path:
+    """A fixture of a CUDA home made of one wheel; the file of the wheel that its links show."""
+    files = {"include/cuda.h": "#define CUDA_VERSION 12080\n", "include/cuda_runtime.h": "x", "lib/libcudart.so.12": "elf"}
+    for name, text in files.items():
+        target = path / ".wheels/nvidia/cuda_runtime" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    info = path / ".wheels/nvidia_cuda_runtime_cu12-12.8.90.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("x")
+    lines = [f"nvidia/cuda_runtime/{name},,{len(text)}" for name, text in files.items()]
+    (info / "RECORD").write_text("\n".join([*lines, f"{info.name}/METADATA,,1", f"{info.name}/RECORD,,"]) + "\n")
+    cuda_layout.lay_out(str(path), str(path / ".wheels"), "12.8.1", {"nvidia-cuda-runtime-cu12": "12.8.90"})
+    return path / ".wheels/nvidia/cuda_runtime/lib/libcudart.so.12"
+
+
+def with_cuda(root: Path) -> tuple[Path, Path]:
+    path = Path(release.begin(str(root), ID, {}, QUIET, False)["path"])
+    make_venv(path / "venv")
+    return path, make_cuda(path / "cuda")
+
+
+@pytest.mark.parametrize("harm", ["gone", "empty", "link"])
+def test_damage_of_the_cuda_home_is_seen(tmp_path: Path, harm: str) -> None:
+    path, library = with_cuda(tmp_path)
+
+    def damage() -> None:
+        if harm == "link":
+            (path / "cuda/lib64/libcudart.so").unlink()
+        elif harm == "gone":
+            library.unlink()
+        else:
+            library.write_text("")
+
+    cuda = {"source": "pypi", "version": "12.8.1"}
+    damage()
+    with pytest.raises(release.ReleaseError, match="libcudart|lacks files or links"):
+        seal.seal(job(path, cuda=cuda), QUIET, 1000.0)
+    if harm != "link":
+        again = release.begin(str(tmp_path), ID, {}, QUIET, False)
+        assert again["continued"] and not list((path / "cuda/.wheels").glob("*.dist-info")), "it is installed anew"
+    shutil.rmtree(path / "cuda")
+    library = make_cuda(path / "cuda")
+    seal.seal(job(path, cuda=cuda), QUIET, 1000.0)
+    release.activate(str(tmp_path), str(path), {"user": "ada"}, 2000.0)
+    assert release.begin(str(tmp_path), ID, {}, QUIET, False)["converged"] is True
+    damage()
+    begun = release.begin(str(tmp_path), ID, {}, QUIET, False)
+    assert begun["converged"] is False and begun["path"] == f"{path}.2"
 
 
 def test_manifest_is_deterministic_but_for_the_time(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(driver_plan.host, "pci_devices", lambda: state["devices"])
     monkeypatch.setattr(driver_plan.host, "kernels", lambda running: ["6.1.0-31-amd64"])
     monkeypatch.setattr(driver_plan.host, "loaded_driver", lambda: state["loaded"])
+    monkeypatch.setattr(driver_plan.host, "loaded_modules", lambda: state.get("modules", ""))
     monkeypatch.setattr(driver_plan.host, "gpu_processes", list)
     monkeypatch.setattr(driver_plan.system, "os_release", lambda: {"id": "debian", "version": "12", "name": "Debian 12"})
     monkeypatch.setattr(driver_plan.system, "secure_boot", lambda: None)
@@ -60,6 +61,14 @@ def test_packages_are_found(machine, capsys):
     machine["status"] = {"nvidia-kernel-open-dkms": apt.Installed("575.51.03-1", "install", "installed")}
     plan = run(capsys, gpus=["2330"])["plan"]
     assert (plan["action"], plan["version"], plan["reboot_required"]) == ("keep", "575.51.03", True)
+
+
+@pytest.mark.parametrize(("name", "action"), [("nvidia-dkms-570", "install"), ("nvidia-dkms-570-open", "keep")])
+def test_the_kind_of_the_kernel_modules_is_found(machine, capsys, name, action):
+    machine["status"] = {name: apt.Installed("570.133.20-1", "install", "installed")}
+    machine["loaded"], machine["modules"] = "570.133.20", "proprietary"
+    plan = run(capsys, gpus=["2901"], kernel_modules="open", update=True)["plan"]
+    assert (plan["action"], plan["reboot_required"]) == (action, True)
 
 
 def test_refusal_is_a_failure_in_words(machine, capsys):

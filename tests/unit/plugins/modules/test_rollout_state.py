@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from ansible_collections.verl.baremetal.plugins.module_utils import lock
 from ansible_collections.verl.baremetal.plugins.module_utils.rollout import state as logic
 from ansible_collections.verl.baremetal.plugins.modules import rollout_state
 
@@ -51,6 +52,21 @@ def test_the_file_says_what_was_done(root):
     on_disk = json.loads((root / "state" / "rollout.json").read_text())
     assert on_disk == result["rollout"]
     assert (on_disk["phase"], on_disk["previous"], on_disk["touched"]) == ("changing", "old", True)
+
+
+def test_hosts_that_share_a_root_cannot_both_be_claimed(root, monkeypatch):
+    assert rollout_state.run(Module(root, state="claim"))["rollout"]["claim"]["place"] == lock.place()
+    play(root, "preparing")  # the same host may claim again
+    monkeypatch.setattr(lock, "place", lambda: "other")
+    with pytest.raises(Stop, match=f"{root} is shared with .*, which this run provisions too") as refused:
+        rollout_state.run(Module(root, state="claim", force=True))
+    assert refused.value.args[1]["holder"]["token"] == WHO["token"]
+    # A claim of a version that noted no place.
+    state = root / "state" / "rollout.json"
+    document = json.loads(state.read_text())
+    del document["claim"]["place"]
+    state.write_text(json.dumps(document))
+    assert rollout_state.run(Module(root, state="claim"))["rollout"]["claim"]["place"] == "other"
 
 
 def test_done_needs_the_release_to_be_live(root):

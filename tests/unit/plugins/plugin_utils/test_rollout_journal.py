@@ -46,6 +46,12 @@ def test_a_process_number_used_again_is_another_run():
     assert rollout_journal.is_dead(dict(who, token=who["token"] + "1"))
 
 
+def test_a_run_whose_process_cannot_be_seen_is_alive(monkeypatch):
+    who = rollout_journal.identity(60, os.getpid())
+    monkeypatch.setattr(rollout_journal.lock, "_stat", lambda pid: None)
+    assert not rollout_journal.is_dead(who)
+
+
 def test_the_same_rollout_goes_on_with_its_journal_and_another_starts_anew(journal):
     journal.start("k", "activate", "t1", 1.0)
     journal.note("node/1", token="t1", done=True)

@@ -137,6 +137,17 @@ def test_integrity(release_tree: ReleaseTree) -> None:
     assert check.status == model.MISMATCH and "torch: missing torch/lib.py" in check.found
 
 
+def test_integrity_of_the_cuda_home(release_tree: ReleaseTree) -> None:
+    release_tree.manifest({"components": []})
+    release_tree.dist("torch", "2.7.1")
+    context = evaluate.gather(evaluate.subject_of_release(str(release_tree.release)), str(release_tree.root))
+    home = release_tree.release / "cuda"
+    assert [check.status for check in evaluate.integrity(context, "files", str(home))] == [model.OK], "none is there"
+    (home / ".wheels").mkdir(parents=True)
+    (check,) = evaluate.integrity(context, "files", str(home))
+    assert check.status == model.MISMATCH and "lacks files or links of its wheels" in check.found
+
+
 def test_integrity_without_an_environment(release_tree: ReleaseTree) -> None:
     context = evaluate.gather(evaluate.Subject({}, None, None, {}, {}, {}), str(release_tree.root))
     assert [check.status for check in evaluate.integrity(context, "files")] == [model.SKIPPED]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -108,6 +109,40 @@ def test_messages_of_a_push(tmp_path: Path) -> None:
     said = []
     digest = engine.Engine(str(tmp_path / "d.sock"), 10, "/v1.41").push("a/b:c", {}, lambda *words: said.append(words))
     assert digest == "sha256:1" and said == [("pushing a/b:c, in MB", 2, 4)]
+
+
+PULLING = b'{"status":"Pulling from a/b","id":"c"}\n'
+PULLED = b'{"status":"Status: Image is up to date for a/b:c"}\n'
+
+
+def chunks(*pieces: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (chunks(PULLING, PULLED, b""), ""),
+        (chunks(PULLING, PULLED[:9], PULLED[9:], b""), ""),
+        (chunks(PULLING), "went away in the middle"),
+        (chunks(PULLING, PULLED), "went away in the middle"),
+        (chunks(PULLING, PULLED)[:-9], "went away in the middle"),
+        (chunks(PULLING, b""), "stopped before it said that the image is there"),
+        (http(PULLING), "stopped before it said that the image is there"),
+    ],
+)
+def test_a_pull_that_dies_with_its_daemon(tmp_path: Path, answer: bytes, words: str) -> None:
+    serve(tmp_path / "d.sock", answer)
+    daemon = engine.Engine(str(tmp_path / "d.sock"), 10, "/v1.41")
+    with pytest.raises(engine.EngineError, match=words) if words else contextlib.nullcontext():
+        daemon.pull("a/b:c", {}, lambda *words: None)
+
+
+def test_a_load_that_dies_with_its_daemon(tmp_path: Path) -> None:
+    serve(tmp_path / "d.sock", chunks(b'{"stream":"Loading"}\n'))
+    with pytest.raises(engine.EngineError, match="went away in the middle"):
+        engine.Engine(str(tmp_path / "d.sock"), 10, "/v1.41").load([], lambda *words: None)
 
 
 def test_an_error_inside_a_stream(tmp_path: Path) -> None:

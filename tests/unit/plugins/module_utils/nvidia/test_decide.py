@@ -144,6 +144,53 @@ def test_update_moves_between_branches():
     assert plan(request=Request(branch=580, update=True), found=back).action == "keep"
 
 
+MANAGED = Found(loaded="570.133.20", package="570.133.20-1", managed=True, complete=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "gpus", "action", "modules"),
+    [
+        ("proprietary", "open", [H100], "install", "open"),
+        ("open", "proprietary", [H100], "install", "proprietary"),
+        ("proprietary", "auto", [B200], "install", "open"),
+        ("proprietary", "open", [B200], "install", "open"),
+        ("open", "auto", [V100], "install", "proprietary"),
+        # It runs the GPUs, and nothing else was asked for.
+        ("proprietary", "auto", [H100], "keep", ""),
+        ("open", "open", [B200], "keep", ""),
+        ("", "open", [H100], "keep", ""),
+    ],
+)
+def test_another_kind_of_kernel_modules_is_a_difference(kind, wanted, gpus, action, modules):
+    found = MANAGED._replace(loaded_modules=kind, package_modules=kind)
+    request = Request(kernel_modules=wanted, update=True)
+    changed = plan(request=request, gpus=gpus, found=found)
+    assert (changed.action, changed.kernel_modules) == (action, modules)
+    kept = plan(request=request._replace(update=False), gpus=gpus, found=found)
+    assert kept.action == "keep"
+    hint = f"its kernel modules are {kind}"
+    assert (hint in kept.reason and f"driver_update: true to change them to {modules}" in kept.reason) is bool(modules)
+    assert ("do not run these GPUs" in kept.reason) is (gpus != [H100] and bool(modules))
+
+
+def test_the_kind_of_a_driver_of_no_package_counts_too():
+    found = Found(loaded="570.133.20", loaded_modules="proprietary")
+    assert plan(request=Request(update=True), gpus=[B200], found=found).action == "install"
+    assert "which do not run these GPUs" in plan(gpus=[B200], found=found).reason
+
+
+def test_a_driver_that_only_lacks_its_fabric_manager_keeps_its_kind():
+    found = MANAGED._replace(loaded_modules="proprietary", package_modules="proprietary")
+    answer = plan(request=Request(kernel_modules="open"), found=found, nvswitches=4)
+    assert (answer.action, answer.kernel_modules) == ("install", "proprietary")
+    assert plan(request=Request(kernel_modules="open"), gpus=[B200], found=found, nvswitches=4).kernel_modules == "open"
+
+
+def test_the_other_kind_is_loaded_after_a_reboot():
+    assert plan(found=MANAGED._replace(loaded_modules="proprietary", package_modules="open")).reboot_required
+    assert not plan(found=MANAGED._replace(loaded_modules="", package_modules="open")).reboot_required
+
+
 def test_missing_fabric_manager_of_a_kept_driver_has_the_drivers_branch():
     found = Found(loaded="570.133.20", package="570.133.20-1", managed=True, complete=True)
     answer = plan(request=Request(branch=580), found=found, nvswitches=4)

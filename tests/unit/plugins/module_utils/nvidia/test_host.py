@@ -73,6 +73,7 @@ def test_loaded_driver(tmp_path, path, text):
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_text(text)
     assert host.loaded_driver(str(tmp_path)) == "570.133.20"
+    assert host.loaded_modules(str(tmp_path)) == ("open" if "proc" in path else "")
 
 
 def test_kernels(tmp_path):

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import fnmatch
+
 import pytest
 
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
@@ -100,6 +102,27 @@ def test_upstream_version(version, expected):
 )
 def test_generation_of_device(device_id, generation):
     assert tables.generation_of(device_id) == generation
+
+
+@pytest.mark.parametrize("distribution", tables.DISTRIBUTIONS)
+@pytest.mark.parametrize("branch", tables.KNOWN_BRANCHES)
+def test_everything_that_is_installed_is_preferred_from_nvidias_repository(distribution, branch):
+    names = [name for kind in ("open", "proprietary") for compute in (True, False)
+             for name in tables.driver_packages(distribution.family, branch, kind, compute)]
+    names += [tables.fabric_manager_package(branch), tables.pinning_package(branch), "nvidia-persistenced"]
+    names += [tables.toolkit("12.8.1").package, *(spec.split("=")[0] for spec in tables.cudnn_packages("9.8.0.87", 12))]
+    names += ["nvidia-container-toolkit-base", "libnvidia-container-tools"]
+    # What they depend on, a few of each kind.
+    names += ["cuda-cudart-dev-12-8", "libcublas-dev-12-8", "libnpp-12-8", "libnvjitlink-12-8", "libcufile-12-8",
+              "libnvfatbin-12-8", "libnvvm-13-0", "gds-tools-12-8", "nsight-compute-2025.1.1", "libglx-nvidia0"]
+    assert [name for name in names if not any(fnmatch.fnmatch(name, glob) for glob in tables.REPOSITORY_GLOBS)] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["libcurl4", "libcups2", "libcudf0", "linux-modules-nvidia-570-generic", "libnvme1", "libnvpair3linux", "libgl1"]
+)
+def test_the_systems_packages_are_not_preferred(name):
+    assert not any(fnmatch.fnmatch(name, glob) for glob in tables.REPOSITORY_GLOBS)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda-12-8", "cuda-13-0", "cuda-runtime-12-8", "nvidia-cuda-toolkit"])

@@ -48,6 +48,8 @@ class Host:
             self.write()
         if argv[0] == "apt-get" and "--simulate" in argv:
             return Ran(0, self.simulated, "")
+        if argv[0] == "apt-get" and self.held & {name for word in argv for name in (word.partition("=")[0], word.rstrip("-"))}:
+            return Ran(100, "", "E: Held packages were changed and -y was used without --allow-change-held-packages.\n")
         if argv[0] == "apt-get" and "install" in argv:
             for word in argv[argv.index("install") + 1 :]:
                 if word.endswith("-"):
@@ -189,6 +191,43 @@ def test_held_packages_are_changed_and_held_again(tmp_path):
     assert host.installed["libcudnn9-cuda-12"] == "9.8.0.87-1"
     assert host.held == {"libcudnn9-cuda-12"}
     assert not host.work(wanted).ensure().changed
+
+
+def test_a_held_driver_moves_between_branches(tmp_path):
+    have = dict.fromkeys(("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "libcuda1", "nvidia-utils-580"), "580.65.06-1")
+    host = Host(tmp_path, installed={**have, "nvidia-driver-pinning-580": "580.65.06-1"}, offered=offers())
+    host.held = set(host.installed)
+    host.write()
+    assert host.work().ensure().version == "570.133.20"
+    assert "nvidia-utils-580" not in host.installed
+    # What is still there is held as it was; what is gone is not held for a later installation.
+    assert host.held == {"nvidia-driver-cuda", "nvidia-kernel-open-dkms", "libcuda1"}
+
+
+@pytest.mark.parametrize("version", ["570.133.20-1", "580.65.06-1"])
+def test_the_other_kind_of_kernel_modules_goes(tmp_path, version):
+    have = dict.fromkeys(("nvidia-driver-cuda", "nvidia-kernel-dkms"), version)
+    host = Host(tmp_path, installed=have, offered=dict(offers(), **{"nvidia-kernel-dkms": VERSIONS}))
+    host.held = {"nvidia-kernel-dkms"}
+    host.write()
+    host.work().ensure()
+    assert "nvidia-kernel-dkms" not in host.installed
+    assert host.installed["nvidia-kernel-open-dkms"] == "570.133.20-1"
+
+
+def test_held_leftovers_are_purged(tmp_path):
+    host = Host(tmp_path, installed=dict.fromkeys(["nvidia-driver-cuda", "libcuda1"], "580.65.06-1"), offered=offers())
+    host.held = {"libcuda1"}
+    host.write()
+    # apt leaves it at its version.
+    run, host.offered["libcuda1"] = host.run, ["580.65.06-1"]
+
+    def keep(argv):
+        return run([word for word in argv if word != "libcuda1-"] if argv[0] == "apt-get" else argv)
+
+    host.run = keep
+    host.work().ensure()
+    assert "libcuda1" not in host.installed
 
 
 def test_a_version_that_is_not_there(tmp_path):

@@ -41,6 +41,20 @@ def test_nothing_to_read_is_no_user(tmp_path):
     assert idle.users_of(DEVICES, [], str(tmp_path / "gone")) == []
 
 
+def test_processes_that_cannot_be_looked_into(proc, tmp_path, monkeypatch):
+    looked = os.listdir
+
+    def listdir(path):
+        if path.endswith("12/fd"):
+            raise PermissionError(13, "Permission denied")
+        return looked(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert idle.hidden([str(tmp_path / "mem*")], proc) == 1
+    assert idle.hidden([str(tmp_path / "no-gpu*")], proc) == 0
+    assert idle.hidden([], proc) == 0
+
+
 def test_words():
     users = [{"pid": 1, "name": "a"}, {"pid": 2, "name": "b"}]
     assert idle.describe(users, 1) == "a (1) and 1 more"
