@@ -368,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         relock(args.folder, args.uv)
-    except RelockError as error:
+    except (RelockError, stack_file.StackError) as error:
         sys.stderr.write(f"relock: {error}\n")
         return 1
     return 0

@@ -10,6 +10,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.verl.baremetal.plugins.module_utils import index, uv
 from ansible_collections.verl.baremetal.plugins.plugin_utils import (
     bundle_content,
     plan,
@@ -20,6 +21,16 @@ from ansible_collections.verl.baremetal.plugins.plugin_utils import (
 )
 
 MODULE = "verl.baremetal.preflight"
+
+
+def index_failures(reached: t.Mapping[str, t.Any]) -> list[dict[str, str]]:
+    """Failures for indexes that do not answer, and one where the host's answer about them is none."""
+    found = ["%s cannot be reached: %s" % pair for pair in reached.get("unreachable_indexes", {}).items()]
+    if reached.get("failed"):
+        found.append("the host could not ask for it: " + uv.redact(str(reached.get("msg") or "it does not say why")))
+    remedy = "set stack_index_url or stack_torch_index_url (a mirror), stack_proxy, stack_ca_file, or stack_bundle"
+    needed = "an index that answers, or a bundle"
+    return [{"name": "package index", "found": words, "needed": needed, "remedy": remedy} for words in found]
 
 
 class ActionModule(ActionBase):
@@ -55,6 +66,7 @@ class ActionModule(ActionBase):
                 "python_paths": [options.venv_python] if options.venv_python.startswith(("/", "~")) else [],
                 "libraries": sorted(stack_file.libraries(stack["layers"])),
                 "cuda_homes": [options.cuda_home] if options.cuda_home else [],
+                "find_links": [] if options.stack_bundle else values["stack_find_links"],
                 "ca_file": values["stack_ca_file"],
                 "proxy": values["stack_proxy"],
                 "bundle": options.stack_bundle,
@@ -78,19 +90,16 @@ class ActionModule(ActionBase):
                 bundle_requirements=bundle_content.requirement_lines(decided, values),
             )
             looked = self._execute_module(module_name=MODULE, module_args=question, task_vars=task_vars)
-            decided["failures"] += sources.lacking(looked["facts"]["bundle"], options.stack_bundle)
+            if looked.get("failed"):
+                result.update(looked)
+                return result
+            decided["failures"] += sources.lacking(
+                looked["facts"]["bundle"], index.without_password(options.stack_bundle)
+            )
         if decided["new"] and not options.stack_bundle and not values["stack_offline"]:
             question["index_urls"] = [values["stack_index_url"], *decided["sources"]["extra_index_urls"]]
             reached = self._execute_module(module_name=MODULE, module_args=question, task_vars=task_vars)
-            for url, reason in reached.get("unreachable_indexes", {}).items():
-                decided["failures"].append(
-                    {
-                        "name": "package index",
-                        "found": "%s cannot be reached: %s" % (url, reason),
-                        "needed": "an index that answers, or a bundle",
-                        "remedy": "set stack_index_url or stack_torch_index_url (a mirror), stack_proxy, stack_ca_file, or stack_bundle",
-                    }
-                )
+            decided["failures"] += index_failures(reached)
         facts = answer["facts"]
         if decided["failures"]:
             result.update(

@@ -13,6 +13,7 @@ import typing as t
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.verl.baremetal.plugins.module_utils import index
 from ansible_collections.verl.baremetal.plugins.module_utils.wheels import cache, key, source
 from ansible_collections.verl.baremetal.plugins.plugin_utils.wheel_lease import Lease, group
 
@@ -270,7 +271,7 @@ class ActionModule(ActionBase):
     def _nobody(self, refusal: str) -> str:
         where = "the host's cache{}{}".format(
             f", the controller's ({self.controller})" if self.controller else "",
-            f" and {source.without_password(self.url)}" if self.url else "",
+            f" and {index.without_password(self.url)}" if self.url else "",
         )
         return (
             f"No wheel of {self._name()} that serves this host is in {where}, and none can be built here: {refusal}. "

@@ -30,7 +30,7 @@ def sources(params: Mapping[str, Any]) -> uv.Sources:
     return uv.Sources(
         index_url=params["index_url"],
         extra_index_urls=tuple(params["extra_index_urls"]),
-        find_links=tuple(place for place in params["find_links"] if _there(place)),
+        find_links=tuple(os.path.expanduser(place) for place in params["find_links"] if there(place)),
         ca_file=params["ca_file"],
         proxy=params["proxy"],
         offline=params["offline"],
@@ -42,9 +42,9 @@ def share_files() -> None:
     os.umask(0o022)
 
 
-def _there(place: str) -> bool:
+def there(place: str) -> bool:
     """A folder that does not exist yet holds no packages; uv would call it an error."""
-    return "://" in place or os.path.isdir(place)
+    return "://" in place or os.path.isdir(os.path.expanduser(place))
 
 
 def owner(params: Mapping[str, Any]) -> lock.Owner:

@@ -84,6 +84,11 @@ def _defines(path: str) -> Dict[str, int]:
         return {}
 
 
+def serves(version: str, wanted: str) -> bool:
+    """Whether a toolkit is of the wanted major and minor version."""
+    return version.split(".")[:2] == wanted.split(".")[:2]
+
+
 def check_existing(home: str, wanted: str) -> Toolkit:
     """A given CUDA home after a check: it must be one, and of the wanted major and minor version."""
     toolkit = read_toolkit(home)
@@ -92,7 +97,7 @@ def check_existing(home: str, wanted: str) -> Toolkit:
             f"cuda_home {home} is no CUDA toolkit: neither {VERSION_FILE} nor include/cuda.h was found there. "
             f"Set cuda_home to the folder of CUDA {wanted}, or cuda_source to another source."
         )
-    if wanted and toolkit.version.split(".")[:2] != wanted.split(".")[:2]:
+    if wanted and not serves(toolkit.version, wanted):
         raise LayoutError(
             f"cuda_home {home} holds CUDA {toolkit.version}, {wanted} is needed. "
             f"Set cuda_home to such a toolkit, or cuda_source to another source."

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 import time
 import typing as t
 
@@ -18,13 +20,8 @@ from .probes import libraries
 
 PYTHON_QUESTION = """
 import json, os, sys, sysconfig
-try:
-    import ensurepip
-    venv = True
-except ImportError:
-    venv = False
 include = sysconfig.get_paths()["include"]
-print(json.dumps({"version": "%d.%d.%d" % sys.version_info[:3], "implementation": sys.implementation.name, "venv": venv,
+print(json.dumps({"version": "%d.%d.%d" % sys.version_info[:3], "implementation": sys.implementation.name,
                   "headers": os.path.isfile(os.path.join(include, "Python.h")),
                   "path": sys.executable if sys.prefix == sys.base_prefix else getattr(sys, "_base_executable", sys.executable)}))
 """
@@ -97,13 +94,15 @@ def free_bytes(path: str) -> int:
 
 
 def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Dict[str, t.Any]]:
-    """The interpreters that run: ``{path, version, implementation, venv, headers}``; for a virtual environment the one below it.
+    """The interpreters that run: ``{path, version, implementation, headers}``; for a virtual environment the one below it.
+
+    One of ``extra`` has the path as it was asked for, too: ``asked``.
 
     Args:
         wanted: minor versions, for example ``3.12``; looked for as ``python3.12`` in /usr/bin, /usr/local/bin and on PATH, then ``python3``.
         extra: further paths.
     """
-    candidates: t.List[str] = [os.path.expanduser(p) for p in extra]
+    candidates: t.List[str] = []
     for name in ["python" + v for v in wanted] + ["python3"]:
         candidates += [os.path.join(folder, name) for folder in ("/usr/bin", "/usr/local/bin")]
         on_path = shutil.which(name)
@@ -111,7 +110,7 @@ def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Di
             candidates.append(on_path)
     found: t.List[t.Dict[str, t.Any]] = []
     seen: t.Set[str] = set()
-    for path in candidates:
+    for asked, path in [(p, os.path.expanduser(p)) for p in extra] + [("", p) for p in candidates]:
         real = os.path.realpath(path)
         if real in seen or not os.access(path, os.X_OK):
             continue
@@ -128,8 +127,18 @@ def pythons(wanted: t.Sequence[str], extra: t.Sequence[str] = ()) -> t.List[t.Di
         except (OSError, subprocess.SubprocessError, ValueError):
             continue
         if answer["path"] not in [f["path"] for f in found]:
-            found.append(answer)
+            found.append(dict(answer, asked=asked) if asked else answer)
     return found
+
+
+def own_python() -> t.Dict[str, t.Any]:
+    """The interpreter that runs the modules: ``{path, version, pip}``; pip is true, too, where it can make an environment with one."""
+    there = {name: importlib.util.find_spec(name) is not None for name in ("pip", "venv", "ensurepip")}
+    return {
+        "path": sys.executable,
+        "version": "%d.%d" % sys.version_info[:2],
+        "pip": there["pip"] or (there["venv"] and there["ensurepip"]),
+    }
 
 
 def toolkits(root: str = "/", extra: t.Sequence[str] = ()) -> t.List[t.Dict[str, t.Any]]:
@@ -157,46 +166,91 @@ def toolkits(root: str = "/", extra: t.Sequence[str] = ()) -> t.List[t.Dict[str,
 
 
 def releases(stack_root: str) -> t.List[str]:
-    """Names of the complete releases under ``stack_root``: those with a manifest and no mark of an unfinished build."""
-    folder = os.path.join(stack_root, "releases")
+    """Names of the releases that the module release would keep: of each id the newest complete one, where it is undamaged.
+
+    What takes half a second of CPU, the look at every file, is done for the live release alone.
+    """
+    from . import release  # slow to import
+
+    found = []
+    live = release.live(stack_root)
+    folder = release.releases_folder(stack_root)
+    for release_id in sorted({re.sub(r"\.\d+$", "", name) for name in _listed(folder)}):
+        complete = [g for g in release.generations(stack_root, release_id) if g.complete]
+        if not complete or release.quick_check(complete[-1].path):
+            continue
+        if complete[-1].name != live or not release.changed_files(complete[-1].path, "files"):
+            found.append(complete[-1].name)
+    return found
+
+
+def _listed(folder: str) -> t.List[str]:
     try:
-        names = sorted(os.listdir(folder))
+        return os.listdir(folder)
     except OSError:
         return []
-    return [
-        n
-        for n in names
-        if os.path.isfile(os.path.join(folder, n, "manifest.json"))
-        and not os.path.exists(os.path.join(folder, n, ".building"))
-    ]
 
 
-def default_index(python: str) -> t.Optional[str]:
-    """The package index that pip would ask when nothing is configured; None where there is no pip to ask."""
-    configured = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
-    if configured:
-        return configured
-    bundled = glob.glob("/usr/share/python-wheels/pip-*.whl") + glob.glob(
-        os.path.join(
-            os.path.dirname(os.path.realpath(python)), "..", "lib", "python3*", "ensurepip", "_bundled", "pip-*.whl"
-        )
-    )
+def _pip(python: str, arguments: t.Sequence[str]) -> str:
+    """What a Python with its pip answers, or with the one that ensurepip would give it; empty where there is none."""
+    here = os.path.join(os.path.dirname(os.path.realpath(python)), "..", "lib", "python3*", "ensurepip", "_bundled")
+    bundled = glob.glob("/usr/share/python-wheels/pip-*.whl") + glob.glob(os.path.join(here, "pip-*.whl"))
     for path in [""] + bundled:
-        environment = dict(os.environ, PYTHONPATH=path) if path else dict(os.environ)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        if path:
+            environment["PYTHONPATH"] = path
         try:
-            out = subprocess.run(
-                [python, "-c", INDEX_QUESTION],
+            return subprocess.run(
+                [python, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 timeout=30,
                 check=True,
                 env=environment,
-            ).stdout.decode()
+            ).stdout.decode("utf-8", "replace")
         except (OSError, subprocess.SubprocessError):
             continue
-        if out.strip():
-            return out.strip()
-    return None
+    return ""
+
+
+def index_of_pip(python: str) -> t.Optional[str]:
+    """The package index that pip asks: that of PIP_INDEX_URL or pip.conf, else its own; None where there is no pip to ask."""
+    lines = re.findall(r"(?m)^(\S+)\.index-url=(['\"])(.*)\2$", _pip(python, ["-m", "pip", "config", "list"]))
+    listed: t.Dict[str, str] = {section: url for section, _quote, url in lines}
+    for section in (":env:", "download", "global"):
+        if listed.get(section):
+            return listed[section]
+    return _pip(python, ["-c", INDEX_QUESTION]).strip() or None
+
+
+def index_of_uv(python: str) -> t.Optional[str]:
+    """The package index that uv asks: that of its variables, else pip's own; None where a file of its configuration names one."""
+    configured = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
+    if configured:
+        return configured
+    given = os.environ.get("UV_CONFIG_FILE")
+    for path in [given] if given else [os.path.expanduser("~/.config/uv/uv.toml"), "/etc/uv/uv.toml"]:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                if re.search(r"^[^#\n]*\bindex\b", stream.read(), re.MULTILINE):
+                    return None
+        except OSError:
+            continue
+    return _pip(python, ["-c", INDEX_QUESTION]).strip() or None
+
+
+def default_index(python: str) -> t.Optional[str]:
+    """The one index for who is neither pip nor uv: what uv's variables name, else pip's."""
+    return os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or index_of_pip(python)
+
+
+def default_indexes(stack_root: str, find_links: t.Sequence[str]) -> t.List[str]:
+    """The indexes that a run asks where none is named: uv's, and pip's where uv is still to be fetched."""
+    places = [os.path.join(glob.escape(stack_root), "tools", "uv-*", "bin", "uv")]
+    places += [os.path.join(glob.escape(os.path.expanduser(folder)), "uv-*.whl") for folder in find_links]
+    there = any(glob.glob(place) for place in places)
+    found = [index_of_uv(sys.executable), None if there else index_of_pip(sys.executable)]
+    return sorted({url for url in found if url})
 
 
 def reach(
@@ -204,29 +258,25 @@ def reach(
 ) -> t.Optional[str]:
     """None when ``url`` answers (any HTTP status counts but 5xx); otherwise the reason in words."""
     # Imported here: they are slow to import, and most modules ask this file for a folder's name.
-    import ssl
+    import http.client
     import urllib.error
-    import urllib.request
 
-    handlers: t.List[t.Any] = []
-    if proxy:
-        handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
+    from . import index
+
     try:
-        context = ssl.create_default_context(cafile=ca_file or None)
+        opener = index.opener(ca_file, proxy)
     except OSError as error:
         return "the CA file %s cannot be read: %s" % (ca_file, error.strerror or error)
-    handlers.append(urllib.request.HTTPSHandler(context=context))
-    opener = urllib.request.build_opener(*handlers)
     reason = ""
     for attempt in range(2):
         try:
-            with opener.open(urllib.request.Request(url, method="HEAD"), timeout=timeout):
+            with opener.open(index.request(url, method="HEAD"), timeout=timeout):
                 return None
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 return None
             reason = "it answers %s" % error.code
-        except (OSError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             reason = str(getattr(error, "reason", error))
         if attempt == 0:
             time.sleep(1)
@@ -268,6 +318,7 @@ def facts(
         "stack_root": stack_root,
         "writable": writable(stack_root),
         "free_bytes": free_bytes(stack_root),
+        "own_python": own_python(),
         "pythons": pythons(wanted_pythons, python_paths),
         "compiler": compiler,
         "git": bool(shutil.which("git")),

@@ -8,6 +8,7 @@ and a source distribution like FlashAttention's cannot be built on a machine wit
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import html.parser
@@ -26,6 +27,7 @@ JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 ACCEPT = JSON_TYPE + ", application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 CHUNK = 1 << 20
 ATTEMPTS = 4
+WRONG_URL = (http.client.InvalidURL, ValueError)  # what no second attempt makes right
 
 
 class PackageIndexError(Exception):
@@ -40,6 +42,64 @@ class File:
     url: str
     sha256: str
     size: t.Optional[int] = None
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows an answer to another server without the login of the first."""
+
+    def redirect_request(self, req: t.Any, fp: t.Any, code: t.Any, msg: t.Any, headers: t.Any, newurl: t.Any) -> t.Any:
+        again = super().redirect_request(req, fp, code, msg, headers, newurl)
+        servers = [urllib.parse.urlsplit(url).hostname for url in (req.full_url, newurl)]
+        if again is not None and servers[0] != servers[1]:
+            again.remove_header("Authorization")
+        return again
+
+
+def opener(ca_file: t.Optional[str] = None, proxy: t.Optional[str] = None) -> urllib.request.OpenerDirector:
+    """What asks web servers.
+
+    Raises:
+        OSError: the CA file cannot be read.
+    """
+    handlers: t.List[t.Any] = [
+        _Redirects(),
+        urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file or None)),
+    ]
+    if proxy:
+        handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
+    return urllib.request.build_opener(*handlers)
+
+
+def request(
+    url: str, index_url: str = "", headers: t.Optional[t.Dict[str, str]] = None, method: t.Optional[str] = None
+) -> urllib.request.Request:
+    """A request, with the user and password of the URL, or of the index where it is the same server, in a header.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    split = urllib.parse.urlsplit(url)
+    index = urllib.parse.urlsplit(index_url)
+    user, password = split.username, split.password
+    if user is None and index.username is not None and index.hostname == split.hostname:
+        user, password = index.username, index.password
+    made = urllib.request.Request(_plain(split), headers=headers or {}, method=method)
+    if user is not None:
+        pair = urllib.parse.unquote(user) + ":" + urllib.parse.unquote(password or "")
+        made.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+    return made
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
+    try:
+        return _plain(urllib.parse.urlsplit(url))
+    except ValueError:
+        return url.rpartition("@")[2]
+
+
+def _plain(split: urllib.parse.SplitResult) -> str:
+    return urllib.parse.urlunsplit(split._replace(netloc=split.netloc.rpartition("@")[2]))
 
 
 class _Links(html.parser.HTMLParser):
@@ -99,12 +159,7 @@ class Client:
         """``index_url`` ends before the package's name; ``timeout`` in seconds counts for each answer."""
         self.index_url = index_url.rstrip("/") + "/"
         self.timeout = timeout
-        handlers: t.List[t.Any] = [
-            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file or None))
-        ]
-        if proxy:
-            handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
-        self.opener = urllib.request.build_opener(*handlers)
+        self.opener = opener(ca_file, proxy)
 
     def files(self, name: str) -> t.List[File]:
         """All files of a distribution.
@@ -113,20 +168,21 @@ class Client:
             PackageIndexError: the index cannot be reached or does not know it.
         """
         url = self.index_url + normalise(name) + "/"
-        request = urllib.request.Request(url, headers={"Accept": ACCEPT})
         reason = ""
         for attempt in range(ATTEMPTS):
             try:
-                with self.opener.open(request, timeout=self.timeout) as answer:
+                with self.opener.open(request(url, headers={"Accept": ACCEPT}), timeout=self.timeout) as answer:
                     return parse_page(answer.read(), answer.headers.get("Content-Type", ""), answer.geturl())
             except urllib.error.HTTPError as error:
                 reason = "it answers %s" % error.code
                 if error.code < 500 and error.code != 429:
                     break
-            except OSError as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 reason = str(getattr(error, "reason", error))
+                if isinstance(error, WRONG_URL):
+                    break
             time.sleep(attempt)
-        raise PackageIndexError("the index has no page for %s at %s: %s" % (name, url, reason))
+        raise PackageIndexError("the index has no page for %s at %s: %s" % (name, without_password(url), reason))
 
     def find(self, name: str, hashes: t.Iterable[str]) -> t.List[File]:
         """The files of a distribution whose sha256 is among ``hashes`` (with or without the prefix ``sha256:``)."""
@@ -152,9 +208,8 @@ class Client:
             done = os.path.getsize(part) if os.path.exists(part) else 0
             headers = {"Range": "bytes=%d-" % done} if done else {}
             try:
-                with self.opener.open(
-                    urllib.request.Request(file.url, headers=headers), timeout=self.timeout
-                ) as answer:
+                asked = request(file.url, self.index_url, headers)
+                with self.opener.open(asked, timeout=self.timeout) as answer:
                     resumed = done and answer.status == 206
                     missing = int(answer.headers.get("Content-Length") or 0)
                     with open(part, "ab" if resumed else "wb") as stream:
@@ -185,8 +240,11 @@ class Client:
                 TimeoutError,
                 ConnectionError,
                 ssl.SSLError,
+                ValueError,
             ) as error:
                 reason = str(getattr(error, "reason", error))
+                if isinstance(error, WRONG_URL):
+                    break
                 time.sleep(attempt)
                 continue
             found = sha256_of(part)
@@ -195,7 +253,7 @@ class Client:
                 return target
             os.unlink(part)
             reason = "its sha256 is %s; %s is needed" % (found, file.sha256)
-        raise PackageIndexError("%s cannot be fetched from %s: %s" % (file.name, file.url, reason))
+        raise PackageIndexError("%s cannot be fetched from %s: %s" % (file.name, without_password(file.url), reason))
 
 
 def sha256_of(path: str) -> str:

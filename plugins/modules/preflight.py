@@ -53,6 +53,11 @@ options:
     type: list
     elements: str
     default: []
+  find_links:
+    description: Folders and URLs with further wheels, to look whether they are there. Set by the action plugin.
+    type: list
+    elements: str
+    default: []
   index_urls:
     description:
       - Package indexes that must answer. An empty string stands for the client's configured default.
@@ -131,7 +136,7 @@ from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.verl.baremetal.plugins.module_utils import bundle, bundle_pull, host
+from ansible_collections.verl.baremetal.plugins.module_utils import arguments, bundle, bundle_pull, host, index
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import driver, gpus
 
 
@@ -155,6 +160,7 @@ def main() -> None:
             "python_paths": {"type": "list", "elements": "str", "default": []},
             "cuda_homes": {"type": "list", "elements": "str", "default": []},
             "libraries": {"type": "list", "elements": "str", "default": []},
+            "find_links": {"type": "list", "elements": "str", "default": []},
             "index_urls": {"type": "list", "elements": "str", "default": []},
             "bundle": {"type": "str", "default": ""},
             "bundle_uses": {"type": "list", "elements": "str", "default": []},
@@ -174,15 +180,16 @@ def main() -> None:
     )
     facts["gpus"] = gpus.scan()["gpus"]
     facts["driver"] = bool(facts["gpus"]) and driver.probe() is not None
+    own = facts["stack_root"] + "/wheels"  # it is made by this run
+    facts["absent_folders"] = [p for p in params["find_links"] if not arguments.there(p) and p.rstrip("/") != own]
     if params["bundle"]:
         facts["bundle"] = look_at_bundle(params)
     unreachable = {}
-    for url in params["index_urls"]:
-        python = facts["pythons"][0]["path"] if facts["pythons"] else "python3"
-        target = url or host.default_index(python)
-        reason = host.reach(target, params["ca_file"], params["proxy"]) if target else None
-        if reason:
-            unreachable[target] = reason
+    for named in params["index_urls"]:
+        for url in [named] if named else host.default_indexes(facts["stack_root"], params["find_links"]):
+            reason = host.reach(url, params["ca_file"], params["proxy"])
+            if reason:
+                unreachable[index.without_password(url)] = reason
     module.exit_json(changed=False, facts=facts, failures=[], unreachable_indexes=unreachable)
 
 

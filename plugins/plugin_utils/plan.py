@@ -14,6 +14,7 @@ import typing as t
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.verl.baremetal.plugins.module_utils import cuda_layout
 from ansible_collections.verl.baremetal.plugins.module_utils.probes import fatbin
 from ansible_collections.verl.baremetal.plugins.module_utils.wheels import key
 
@@ -290,6 +291,13 @@ class Planner:
                 "set stack_root to such a folder, or run as root (become: true)",
             )
 
+    def check_folders(self) -> None:
+        """Folders of packages; one that is not there would be passed over without a word."""
+        for place in self.facts.get("absent_folders", []):
+            self.fail(
+                "stack_find_links", "%s is no folder on this host" % place, "folders or URLs", "correct it, or make it"
+            )
+
     def check_resources(self, new: bool, layers: list[str], wheels: list[dict[str, t.Any]], source: str) -> float:
         """Disk and memory; returns the disk that a new release needs, in GB."""
         need = sum(layer.get("disk_gb", 0.0) for layer in self.stack["layers"] if layer["name"] in layers)
@@ -338,7 +346,6 @@ class Planner:
                     "version": preferred[0],
                     "short": preferred[0],
                     "managed": True,
-                    "venv": True,
                     "headers": True,
                 }
             needed, remedy = (
@@ -360,7 +367,7 @@ class Planner:
                 if python["version"].startswith(wanted + "."):
                     return {**python, "short": wanted, "managed": False}
             if self.options.venv_python_managed:
-                return {"path": "", "version": wanted, "short": wanted, "managed": True, "venv": True, "headers": True}
+                return {"path": "", "version": wanted, "short": wanted, "managed": True, "headers": True}
             needed = "Python %s (venv_python)" % wanted
             remedy = "install it, set venv_python: auto, or venv_python_managed: true and uv brings its own"
         else:
@@ -391,7 +398,7 @@ class Planner:
                 )
             else:
                 kit = self.toolkit(home)
-                wanted = version_tuple(self.stack["cuda"]["version"])[0]
+                wanted = self.stack["cuda"]["version"]
                 if kit is None or not kit["version"]:
                     self.fail(
                         "cuda_home",
@@ -399,12 +406,12 @@ class Planner:
                         "a folder with version.json or include/cuda.h",
                         "correct cuda_home",
                     )
-                elif version_tuple(kit["version"])[0] != wanted:
+                elif not cuda_layout.serves(kit["version"], wanted):
                     self.fail(
                         "cuda_home",
                         "CUDA %s at %s" % (kit["version"], home),
-                        "CUDA %s" % self.stack["cuda"]["version"],
-                        "set cuda_home to such a toolkit",
+                        "CUDA " + wanted,
+                        "set cuda_home to such a toolkit, or cuda_source to another source",
                     )
         elif home:
             self.fail(
@@ -554,6 +561,16 @@ class Planner:
             )
         return chosen
 
+    def made_of(self, wheel: dict[str, t.Any]) -> list[t.Any]:
+        """What decides a compiled wheel's content: it is part of the release's id."""
+        found = [wheel["dist"], wheel["version"], wheel["method"], wheel["architectures"]]
+        found.append(wheel["source"].get("commit", ""))
+        if wheel["method"] == "prebuilt":
+            found.append(self.options.flash_attention_prebuilt_sha256)
+        else:
+            found += [wheel[name] for name in ("env", "options") if wheel.get(name)]
+        return found
+
     def check_compilers(
         self, python: dict[str, t.Any] | None, wheels: list[dict[str, t.Any]], builds: list[str]
     ) -> None:
@@ -577,15 +594,19 @@ class Planner:
             packages.append("git")
         self.need_packages(packages)
 
-    def check_venv(self, python: dict[str, t.Any] | None) -> None:
-        """ensurepip, with which uv is brought in."""
-        if python is None or python["managed"] or python["venv"]:
+    def check_pip(self) -> None:
+        """The pip that fetches uv: that of the Python that runs the modules, whatever Python the stack takes."""
+        python = self.facts["own_python"]
+        if python["pip"] or self.bundle:  # a bundle holds uv
             return
         if python["path"].startswith("/usr/bin/"):
-            self.need_packages(["python%s-venv" % python["short"]])
+            self.need_packages(["python%s-venv" % python["version"]])
         else:
             self.fail(
-                "python venv", "%s has no ensurepip" % python["path"], "a whole Python", "take another venv_python"
+                "pip",
+                "%s, which runs Ansible's modules, has neither pip nor ensurepip" % python["path"],
+                "one of them, since it fetches uv",
+                "set ansible_python_interpreter to a whole Python",
             )
 
     def need_packages(self, packages: list[str]) -> None:
@@ -653,6 +674,7 @@ class Planner:
         self.check_options()
         self.check_system()
         self.check_root()
+        self.check_folders()
         self.check_bundle()
         self.check_extra_packages()
         python = self.python()
@@ -696,7 +718,7 @@ class Planner:
             if source == "pypi":
                 cuda_lines = stack_file.requirements(stack, "cuda", python["short"])["lines"]
         self.check_compilers(python, wheels, [n for layer in layers.values() for n in layer["build"]])
-        self.check_venv(python)
+        self.check_pip()
 
         variants: dict[str, t.Any] = {
             "python": python["short"] if python else "",
@@ -708,10 +730,7 @@ class Planner:
             "layers": layers,
             "cuda": cuda_lines or options.cuda_home,
             "variants": variants,
-            "wheels": [
-                [w["dist"], w["version"], w["method"], w["architectures"], w["source"].get("commit", "")]
-                for w in wheels
-            ],
+            "wheels": [self.made_of(w) for w in wheels],
             "environment": stack["environment"],
         }
         release_id = "%s-%s" % (stack["name"], stack_file.canonical_digest(decided)[:ID_LENGTH])

@@ -26,6 +26,17 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SHIPPED = os.path.normpath(os.path.join(HERE, "..", "..", "roles", "stack", "files"))
 SCHEMA = 1
 REQUIRED = ("schema", "name", "platform", "python", "layers", "components", "tools")
+# What the roles install, and what they have a compile for; anything else would be planned and never installed.
+LAYERS = ("torch", "flash_attention", "flashinfer", "sglang", "apex", "megatron")
+WHEELS = ("flash_attention", "transformer_engine", "apex")
+# A component's keys, by its kind.
+KINDS = {
+    "driver": (),
+    "cuda": (),
+    "cudnn": (),
+    "python": ("dist", "version"),
+    "commit": ("dist", "version", "commit"),
+}
 
 _cache: dict[tuple[str, float], dict[str, t.Any]] = {}
 
@@ -68,7 +79,8 @@ def load(name: str, search_path: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """The stack ``name`` as a dict, with ``folder`` and ``digest`` (of the stack file and all its locks) added.
 
     Raises:
-        StackError: unknown name, broken YAML, another schema, a reference to a component that does not exist.
+        StackError: unknown name, broken YAML, another schema, a key that is missing, a reference to a component that does not
+            exist, a layer or a wheel that no role installs.
     """
     folder = find(name, search_path)
     path = os.path.join(folder, "stack.yml")
@@ -94,10 +106,62 @@ def _read(folder: str, path: str, name: str) -> dict[str, t.Any]:
         raise StackError("%s has schema %s; this collection reads schema %s" % (path, stack["schema"], SCHEMA))
     if stack["name"] != name:
         raise StackError("%s calls itself %r: the folder and the name must be the same" % (path, stack["name"]))
+    _check(stack, path)
     _complete(stack, path)
     stack["folder"] = folder
     stack["digest"] = digest(folder)
     return stack
+
+
+def _need(value: t.Any, keys: t.Iterable[str], where: str) -> None:
+    """Raise StackError for a key that is read elsewhere and not there."""
+    if not isinstance(value, dict):
+        raise StackError("%s is no mapping" % where)
+    missing = [key for key in keys if value.get(key) is None]
+    if missing:
+        raise StackError("%s lacks %s" % (where, ", ".join(missing)))
+
+
+def _check(stack: dict[str, t.Any], path: str) -> None:
+    """What a stack of one's own may get wrong, before it is a KeyError or a host has been changed."""
+    _need(stack["platform"], ("architecture", "glibc", "systems"), path + ": platform")
+    for system in stack["platform"]["systems"]:
+        _need(system, ("id", "version"), path + ": platform.systems: an entry")
+    _need(stack["python"], ("preferred",), path + ": python")
+    _need(stack["tools"], ("uv",), path + ": tools")
+    for key in ("layers", "components"):
+        if not isinstance(stack[key], list):
+            raise StackError("%s: %s is no list" % (path, key))
+    for layer in stack["layers"]:
+        _need(layer, ("name",), path + ": layers: an entry")
+        if layer["name"] not in LAYERS:
+            raise StackError(
+                "%s: no role installs a layer named %r. Known are %s: put its packages into one of them."
+                % (path, layer["name"], ", ".join(LAYERS))
+            )
+    if "torch" not in [layer["name"] for layer in stack["layers"]]:
+        raise StackError("%s: layers lacks the layer torch, which makes the environment" % path)
+    if stack.get("cuda") is not None:
+        _need(stack["cuda"], ("version", "toolkit", "cudnn", "disk_gb"), path + ": cuda")
+    for component in stack["components"]:
+        title = component.get("name") if isinstance(component, dict) else None
+        where = "%s: components: %s" % (path, title or "an entry")
+        _need(component, ("name", "kind"), where)
+        if component["kind"] not in KINDS:
+            raise StackError("%s has the kind %r; known are %s" % (where, component["kind"], ", ".join(KINDS)))
+        _need(component, KINDS[component["kind"]], where)
+        if component["kind"] in ("cuda", "cudnn") and stack.get("cuda") is None:
+            raise StackError("%s is of a stack with CUDA, and cuda is null or missing: remove one of them" % where)
+        if component["kind"] == "driver":
+            rules = stack.get("rules") or {}
+            _need(
+                rules.get("driver") or {}, ("native",), "%s: rules.driver, which %s takes," % (path, component["name"])
+            )
+    for name, wheel in (stack.get("wheels") or {}).items():
+        _need(wheel, ("component", "source"), "%s: wheels.%s" % (path, name))
+        _need(wheel["source"], ("kind",), "%s: wheels.%s.source" % (path, name))
+    for name, image in (stack.get("images") or {}).items():
+        _need(image, ("tag", "layers", "wheels", "os_packages", "environment"), "%s: images.%s" % (path, name))
 
 
 def _complete(stack: dict[str, t.Any], path: str) -> None:
@@ -120,6 +184,12 @@ def _complete(stack: dict[str, t.Any], path: str) -> None:
             raise StackError(
                 "%s: wheels.%s names the component %r, which is not there" % (path, wheel_name, wheel["component"])
             )
+        where = "%s: wheels.%s" % (path, wheel_name)
+        if wheel_name not in WHEELS:
+            raise StackError("%s: no role compiles it; known are %s" % (where, ", ".join(WHEELS)))
+        _need(wheel, ("device_code", "gb_per_job"), where)
+        keys = ("dist", "version", "layer", *(("commit",) if wheel["source"]["kind"] == "git" else ()))
+        _need(component, keys, "%s: components: %s" % (path, component["name"]))
         wheel.update(name=wheel_name, dist=component["dist"], version=component["version"], layer=component["layer"])
         if wheel["source"]["kind"] == "git":
             wheel["source"]["commit"] = component["commit"]

@@ -21,6 +21,7 @@ import time
 import zipfile
 from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
+from .. import index
 from ..probes import elf, fatbin
 from . import cache, jobs, key, ninja, source, toolchain
 
@@ -461,7 +462,7 @@ def _same_release(built: str, wanted: str) -> bool:
 def add_direct_url(wheel: str, url: str, commit: str) -> None:
     """Write into a wheel from which commit it was made: Apex, for one, calls every version 0.1."""
     content = json.dumps(
-        {"url": source.without_password(url), "vcs_info": {"vcs": "git", "commit_id": commit}}, sort_keys=True
+        {"url": index.without_password(url), "vcs_info": {"vcs": "git", "commit_id": commit}}, sort_keys=True
     ).encode()
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     temporary = wheel + ".new"

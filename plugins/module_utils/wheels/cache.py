@@ -18,6 +18,7 @@ import os
 import shutil
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from .. import index
 from . import key, source
 
 INDEX = "index.json"
@@ -189,7 +190,7 @@ def listing(place: str, target: str, client: source.Client) -> Tuple[List[Entry]
         with open(target, encoding="utf-8") as handle:
             offered = json.load(handle)
     except (source.SourceError, OSError, ValueError) as error:
-        return [], [f"{source.without_password(base)}{INDEX} cannot be read: {error}"]
+        return [], [f"{index.without_password(base)}{INDEX} cannot be read: {error}"]
     named = offered.get("entries") if isinstance(offered, dict) else None
     return [entry for entry in named or [] if usable(entry)], []
 

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import glob
 import hashlib
+import http.client
 import os
 import re
 import shutil
-import ssl
 import subprocess
 import tarfile
 import tempfile
@@ -22,6 +21,7 @@ import urllib.request
 import zipfile
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from .. import index
 from . import key
 
 _BLOCK = 1 << 20
@@ -50,7 +50,7 @@ def _refuse_network(address: str, client: Client) -> None:
     """Raise for an address that would be asked for although there is no network."""
     if client.offline and "://" in address and not address.startswith("file://"):
         raise SourceError(
-            f"{without_password(address)} is neither here nor in the bundle, and stack_offline forbids to fetch it. "
+            f"{index.without_password(address)} is neither here nor in the bundle, and stack_offline forbids to fetch it. "
             "Make the bundle where that place can be reached, or name a copy on the host in wheels_source_urls."
         )
 
@@ -64,35 +64,6 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
-def _opener(client: Client) -> urllib.request.OpenerDirector:
-    context = ssl.create_default_context(cafile=client.ca_file or None)
-    handlers: List[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context)]
-    if client.proxy:
-        handlers.append(urllib.request.ProxyHandler({"http": client.proxy, "https": client.proxy}))
-    return urllib.request.build_opener(*handlers)
-
-
-def _request(url: str, index_url: str) -> urllib.request.Request:
-    """A request, with the user and password of the URL, or of the index where it is the same server."""
-    split = urllib.parse.urlsplit(url)
-    index = urllib.parse.urlsplit(index_url)
-    user, password = split.username, split.password
-    if user is None and index.username is not None and index.hostname == split.hostname:
-        user, password = index.username, index.password
-    host = split.netloc.rpartition("@")[2]
-    request = urllib.request.Request(urllib.parse.urlunsplit(split._replace(netloc=host)))
-    if user is not None:
-        pair = urllib.parse.unquote(user) + ":" + urllib.parse.unquote(password or "")
-        request.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
-    return request
-
-
-def without_password(url: str) -> str:
-    """A URL that may be shown."""
-    split = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit(split._replace(netloc=split.netloc.rpartition("@")[2]))
-
-
 def download(url: str, target: str, client: Client) -> None:
     """A URL or a path into a file, written beside it first."""
     temporary = f"{target}.{os.getpid()}.part"
@@ -102,8 +73,8 @@ def download(url: str, target: str, client: Client) -> None:
     last: Optional[Exception] = None
     for attempt in range(_ATTEMPTS):
         try:
-            request = _request(url, client.index_url)
-            with _opener(client).open(request, timeout=_TIMEOUT) as answer, open(temporary, "wb") as handle:
+            opener, asked = index.opener(client.ca_file, client.proxy), index.request(url, client.index_url)
+            with opener.open(asked, timeout=_TIMEOUT) as answer, open(temporary, "wb") as handle:
                 shutil.copyfileobj(answer, handle, _BLOCK)
             os.replace(temporary, target)
             return
@@ -111,15 +82,15 @@ def download(url: str, target: str, client: Client) -> None:
             last = error
             if error.code < 500 and error.code != 429:
                 break
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             last = error
-            if url.startswith("file:"):
+            if url.startswith("file:") or isinstance(error, index.WRONG_URL):
                 break
         time.sleep(2**attempt)
     with contextlib.suppress(OSError):
         os.unlink(temporary)
     raise SourceError(
-        f"{without_password(url)} could not be fetched: {last}. "
+        f"{index.without_password(url)} could not be fetched: {last}. "
         "Check stack_proxy and stack_ca_file, or put the file into a folder of stack_find_links."
     )
 
@@ -222,14 +193,16 @@ def fetch_sdist(name: str, version: str, hashes: Sequence[str], url: str, folder
         urllib.parse.unquote(urllib.parse.urlsplit(address).path if "://" in address else address)
     )
     if not filename.endswith(_ENDINGS):
-        raise SourceError(f"{without_password(address)} is no sdist: it should end in one of {', '.join(_ENDINGS)}.")
+        raise SourceError(
+            f"{index.without_password(address)} is no sdist: it should end in one of {', '.join(_ENDINGS)}."
+        )
     target = os.path.join(folder, filename)
     download(address, target, client)
     found = sha256_of(target)
     if found not in wanted:
         os.unlink(target)
         raise SourceError(
-            f"{without_password(address)} has sha256 {found}, not {' or '.join(sorted(wanted))}: "
+            f"{index.without_password(address)} has sha256 {found}, not {' or '.join(sorted(wanted))}: "
             "it is not the file of the lock and was thrown away."
         )
     return target
@@ -351,7 +324,7 @@ def fetch_git(url: str, commit: str, folder: str, client: Client) -> None:
         _git(["init", "-q"], folder, client)
     there, _unused = _git(["cat-file", "-e", commit + "^{tree}"], folder, client)
     if there != 0:
-        shown = without_password(url) if "://" in url else url
+        shown = index.without_password(url) if "://" in url else url
         if not url:
             raise SourceError(f"No URL is given for commit {commit}.")
         _refuse_network(url, client)

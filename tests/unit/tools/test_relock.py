@@ -219,16 +219,16 @@ def small(tmp_path):
     folder = tmp_path / "stacks" / "small"
     folder.mkdir(parents=True)
     stack = {
-        "schema": 1, "name": "small", "cutoff": "2025-07-31", "platform": {}, "python": {"preferred": PYTHONS},
-        "layers": [{"name": "one", "requires": ["alpha"]}, {"name": "two", "requires": ["beta"]}],
-        "variants": {"one": {"pypi": {}, "gpu": {}}},
-        "components": [{"name": "alpha", "kind": "python", "dist": "alpha", "version": "1", "layer": "one"}],
+        "schema": 1, "name": "small", "cutoff": "2025-07-31", "platform": {"architecture": "x86_64", "glibc": "2.35", "systems": []}, "python": {"preferred": PYTHONS},
+        "layers": [{"name": "torch", "requires": ["alpha"]}, {"name": "sglang", "requires": ["beta"]}],
+        "variants": {"torch": {"pypi": {}, "gpu": {}}},
+        "components": [{"name": "alpha", "kind": "python", "dist": "alpha", "version": "1", "layer": "torch"}],
         "tools": {"uv": "9"}, "intended_conflicts": [{"dist": "alpha", "requires": "gamma"}],
     }  # fmt: skip
     inputs = {
         "pythons": PYTHONS, "glibc": "2.35",
         "metadata": [{"name": "beta", "version": "1", "requires-dist": ["gamma"]}],
-        "variants": [{"layer": "one", "name": "gpu", "pins": ["gamma==2"], "files": {"alpha-1+gpu": {"cp310": sha("1"), "cp311": sha("2"), "cp312": sha("3")}}}],
+        "variants": [{"layer": "torch", "name": "gpu", "pins": ["gamma==2"], "files": {"alpha-1+gpu": {"cp310": sha("1"), "cp311": sha("2"), "cp312": sha("3")}}}],
     }  # fmt: skip
     (folder / "stack.yml").write_text(json.dumps(stack))
     (folder / "relock.yml").write_text(json.dumps(inputs))
@@ -257,16 +257,16 @@ def test_a_whole_run_writes_every_lock(small, capsys):
     folder, uv, calls = small
     assert relock.main([str(folder), "--uv", str(uv)]) == 0
     assert sorted(path.name for path in (folder / "locks").iterdir()) == [
-        "one.gpu.txt", "one.pypi.txt", "resolution.txt", "two.txt", "uv.txt",
+        "resolution.txt", "sglang.txt", "torch.gpu.txt", "torch.pypi.txt", "uv.txt",
     ]  # fmt: skip
-    assert locked(folder, "one.pypi") == [("alpha", "1"), ("gamma", "1")]
-    assert locked(folder, "one.gpu") == [("alpha", "1+gpu"), ("gamma", "2")]
-    assert locked(folder, "two") == [("beta", "1")]
+    assert locked(folder, "torch.pypi") == [("alpha", "1"), ("gamma", "1")]
+    assert locked(folder, "torch.gpu") == [("alpha", "1+gpu"), ("gamma", "2")]
+    assert locked(folder, "sglang") == [("beta", "1")]
     resolution = (folder / "locks" / "resolution.txt").read_text().splitlines()
     assert [line for line in resolution if not line.startswith("#")] == ["alpha==1", "beta==1", "gamma==1"]
-    assert stack_file.sdists((folder / "locks" / "two.txt").read_text(), "3.11") == ["beta"]
+    assert stack_file.sdists((folder / "locks" / "sglang.txt").read_text(), "3.11") == ["beta"]
     assert sha("f") not in (folder / "locks" / "uv.txt").read_text()
-    assert "two.txt: 1 packages, 0 MB, sources: beta" in capsys.readouterr().out
+    assert "sglang.txt: 1 packages, 0 MB, sources: beta" in capsys.readouterr().out
     first = json.loads(calls.read_text().splitlines()[0])
     assert first[0] == ["alpha==1", "beta"]
     assert first[1][first[1].index("--exclude-newer") + 1] == "2025-08-01T00:00:00Z"

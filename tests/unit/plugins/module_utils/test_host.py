@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from ansible_collections.verl.baremetal.plugins.module_utils import host
+from ansible_collections.verl.baremetal.plugins.module_utils import host, release
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'
 UBUNTU = 'PRETTY_NAME="Ubuntu 24.04.2 LTS"\nNAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n'
@@ -58,6 +58,23 @@ def test_pythons_are_asked_and_broken_ones_passed_over(tmp_path):
     assert all(f["path"] != str(broken) for f in found)
 
 
+def test_a_python_that_was_asked_for_is_told_by_the_users_own_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "python").symlink_to(sys.executable)
+    found = host.pythons([], ["~/python"])
+    assert found[0]["asked"] == "~/python" and os.path.isabs(found[0]["path"])
+    assert all("asked" not in other for other in found[1:])
+
+
+@pytest.mark.parametrize(
+    ("there", "able"),
+    [(["pip"], True), (["venv", "ensurepip"], True), (["venv"], False), (["ensurepip"], False)],
+)
+def test_the_modules_own_python_fetches_uv_by_its_pip_or_by_one_in_an_environment(monkeypatch, there, able):
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: name if name in there else None)
+    assert host.own_python() == {"path": sys.executable, "version": "%d.%d" % sys.version_info[:2], "pip": able}
+
+
 def test_toolkits_are_read_from_their_files(tmp_path):
     new, old, empty = tmp_path / "new", tmp_path / "old", tmp_path / "empty"
     (new / "bin").mkdir(parents=True)
@@ -71,13 +88,57 @@ def test_toolkits_are_read_from_their_files(tmp_path):
     assert [(f["version"], f["nvcc"]) for f in found] == [("12.8.1", True), ("12.4", False), (None, False)]
 
 
-def test_only_complete_releases_count(tmp_path):
-    for name, files in {"a": ["manifest.json"], "b": ["manifest.json", ".building"], "c": []}.items():
+def test_only_releases_that_a_run_would_keep_count(tmp_path, monkeypatch):
+    made = {"a-0123456": ["manifest.json"], "b-0123456": ["manifest.json", ".building"], "c-0123456": []}
+    for name in ("d-0123456", "d-0123456.2", "e-0123456", "e-0123456.2", "f-0123456"):
+        made[name] = ["manifest.json"]
+    for name, files in made.items():
         (tmp_path / "releases" / name).mkdir(parents=True)
         for file in files:
             (tmp_path / "releases" / name / file).write_text("")
-    assert host.releases(str(tmp_path)) == ["a"]
+    (tmp_path / "current").symlink_to("releases/f-0123456")
+    damaged, looked = ["d-0123456", "e-0123456.2"], []
+    monkeypatch.setattr(release, "quick_check", lambda path: ["x"] if os.path.basename(path) in damaged else [])
+    monkeypatch.setattr(release, "changed_files", lambda path, _mode: looked.append(path))
+    assert host.releases(str(tmp_path)) == ["a-0123456", "d-0123456.2", "f-0123456"]
+    assert [os.path.basename(path) for path in looked] == ["f-0123456"]
+    monkeypatch.setattr(release, "changed_files", lambda path, _mode: ["x"])
+    assert host.releases(str(tmp_path)) == ["a-0123456", "d-0123456.2"]
     assert host.releases(str(tmp_path / "nowhere")) == []
+
+
+@pytest.fixture
+def unconfigured(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / "uv.toml"))
+    (tmp_path / "pip.conf").write_text("")
+    return tmp_path
+
+
+def test_pip_and_uv_are_each_asked_for_the_index_of_their_own_configuration(unconfigured, monkeypatch):
+    own = host.index_of_pip(sys.executable)
+    assert own and own == host.index_of_uv(sys.executable) == host.default_index(sys.executable)
+    (unconfigured / "pip.conf").write_text("[global]\nindex-url = https://file/simple\n")
+    assert host.index_of_pip(sys.executable) == host.default_index(sys.executable) == "https://file/simple"
+    assert host.default_indexes(str(unconfigured), []) == sorted([own, "https://file/simple"])
+    monkeypatch.setenv("PIP_INDEX_URL", "https://variable/simple")
+    assert host.index_of_pip(sys.executable) == "https://variable/simple"
+    monkeypatch.setenv("UV_INDEX_URL", "https://old/simple")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://uv/simple")
+    assert host.index_of_uv(sys.executable) == host.default_index(sys.executable) == "https://uv/simple"
+    assert host.default_indexes(str(unconfigured), []) == ["https://uv/simple", "https://variable/simple"]
+    (unconfigured / "uv-1-py3-none-any.whl").write_text("")
+    assert host.default_indexes(str(unconfigured), [str(unconfigured)]) == ["https://uv/simple"]
+
+
+def test_what_a_file_tells_uv_is_not_guessed(unconfigured):
+    (unconfigured / "uv.toml").write_text("# no index\nlink-mode = 'copy'\n")
+    assert host.index_of_uv(sys.executable)
+    (unconfigured / "uv.toml").write_text('[[index]]\nurl = "https://uv/simple"\ndefault = true\n')
+    assert host.index_of_uv(sys.executable) is None
 
 
 def test_an_index_that_is_not_there_is_named_with_the_reason():

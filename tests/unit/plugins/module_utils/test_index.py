@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from ansible_collections.verl.baremetal.plugins.module_utils import index
+from ansible_collections.verl.baremetal.plugins.module_utils import host, index
 
 CONTENT = b"wheel " * 200000
 
@@ -19,12 +19,23 @@ CONTENT = b"wheel " * 200000
 class Handler(http.server.BaseHTTPRequestHandler):
     ranges: list = []
     cut = 0
+    logins: list = []
 
     def log_message(self, *args):
         pass
 
+    def do_HEAD(self):
+        Handler.logins.append(self.headers.get("Authorization"))
+        self.send_response(200)
+        self.end_headers()
+
     def do_GET(self):
-        if self.path == "/simple/a-b/":
+        Handler.logins.append(self.headers.get("Authorization"))
+        if self.path.startswith("/elsewhere/"):
+            self.send_response(302)
+            self.send_header("Location", "http://localhost:%d/simple/old/" % self.server.server_port)
+            self.end_headers()
+        elif self.path == "/simple/a-b/":
             digest = hashlib.sha256(CONTENT).hexdigest()
             files = [
                 {
@@ -65,7 +76,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def client():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    Handler.ranges, Handler.cut = [], 0
+    Handler.ranges, Handler.cut, Handler.logins = [], 0, []
     yield index.Client("http://127.0.0.1:%d/simple" % server.server_port, timeout=5)
     server.shutdown()
 
@@ -115,3 +126,31 @@ def test_an_unknown_package_is_an_error_in_words(client):
 def test_foreign_answers_are_errors(body):
     with pytest.raises(index.PackageIndexError):
         index.parse_page(body, index.JSON_TYPE, "http://x/")
+
+
+LOGIN = "Basic bWU6czNjcmV0"  # me:s3cret
+
+
+def with_login(client, path="/simple"):
+    return client.index_url.replace("://", "://me:s3cret@").replace("/simple/", path)
+
+
+def test_a_login_goes_as_a_header_to_the_server_that_it_is_for(client, tmp_path):
+    own = index.Client(with_login(client), timeout=5)
+    (found,) = own.find("a-b", [hashlib.sha256(CONTENT).hexdigest()])
+    assert "s3cret" not in found.url and own.fetch(found, str(tmp_path))
+    assert host.reach(with_login(client)) is None
+    assert Handler.logins == [LOGIN] * 3
+    assert index.Client(with_login(client, "/elsewhere"), timeout=5).files("old")
+    assert Handler.logins[3:] == [LOGIN, None]
+
+
+@pytest.mark.parametrize("url", ["http://me:s3cret@127.0.0.1:port/simple", "http://me:s3cret@[127/simple"])
+def test_a_wrong_url_is_told_without_its_login(tmp_path, url):
+    wrong = index.Client(url)
+    for ask in (lambda: wrong.files("a"), lambda: wrong.fetch(index.File("a.whl", url, ""), str(tmp_path))):
+        with pytest.raises(index.PackageIndexError) as raised:
+            ask()
+        assert "s3cret" not in str(raised.value)
+    reason = host.reach(url)
+    assert reason and "s3cret" not in reason

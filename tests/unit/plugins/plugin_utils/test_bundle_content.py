@@ -35,8 +35,9 @@ HOST = {
     "stack_root": "/opt/verl",
     "writable": True,
     "free_bytes": 200 * GB,
+    "own_python": {"path": "/usr/bin/python3.11", "version": "3.11", "pip": True},
     "pythons": [
-        {"path": f"/usr/bin/python{p}", "version": p + ".2", "implementation": "cpython", "venv": True, "headers": True}
+        {"path": f"/usr/bin/python{p}", "version": p + ".2", "implementation": "cpython", "headers": True}
         for p in ("3.11", "3.12")
     ],
     "compiler": "/usr/bin/g++",
@@ -169,6 +170,8 @@ def test_a_host_takes_everything_from_the_bundle_and_the_python_that_it_serves()
     assert found["offline"] is True and found["find_links"] == ["/srv/b/wheels"]
     assert (found["index_url"], found["extra_index_urls"], found["proxy"]) == ("", [], "")
     assert {"torch.pypi/3.11", "sglang/3.11", "cuda/3.11", "uv/3.11", "built/3.11"} <= set(found["uses"])
+    bare = decide(host={"own_python": {**HOST["own_python"], "pip": False}})
+    assert bare["failures"] == [] and bare["os_packages"] == []  # the bundle holds uv
     url = decide(stack_bundle="http://controller.example.com:8000")["sources"]
     assert url["find_links"] == ["/opt/verl/bundle/ffffffffffff/wheels"]
 

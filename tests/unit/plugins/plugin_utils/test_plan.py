@@ -26,19 +26,18 @@ HOST = {
     "stack_root": "/opt/verl",
     "writable": True,
     "free_bytes": 200 * GB,
+    "own_python": {"path": "/usr/bin/python3.11", "version": "3.11", "pip": True},
     "pythons": [
         {
             "path": "/usr/bin/python3.11",
             "version": "3.11.2",
             "implementation": "cpython",
-            "venv": True,
             "headers": True,
         },
         {
             "path": "/usr/local/bin/python3.12",
             "version": "3.12.1",
             "implementation": "cpython",
-            "venv": True,
             "headers": True,
         },
     ],
@@ -106,6 +105,21 @@ def test_the_id_follows_what_decides_the_content_and_nothing_else():
     assert decide({"gpus": [H100]}, cuda_source="pypi")["id"] == base
 
 
+def test_the_id_follows_the_prebuilt_wheel_and_a_recipes_options():
+    prebuilt = {"flash_attention_method": "prebuilt", "flash_attention_prebuilt_url": "https://mirror/flash_attn.whl"}
+    one, other = (decide(flash_attention_prebuilt_sha256=letter * 64, **prebuilt)["id"] for letter in "ab")
+    assert one != other
+    prebuilt["flash_attention_prebuilt_url"] = "https://elsewhere/flash_attn.whl"
+    assert decide(flash_attention_prebuilt_sha256="a" * 64, **prebuilt)["id"] == one
+    compiled = [decide(cuda_source="nvidia")["id"]]
+    for name, value in (("env", {"NVTE_FRAMEWORK": "pytorch", "MORE": "1"}), ("options", ["--fast"])):
+        asked = planner(cuda_source="nvidia")
+        asked.stack = copy.deepcopy(asked.stack)
+        asked.stack["wheels"]["transformer_engine"][name] = value
+        compiled.append(asked.plan()["id"])
+    assert len(set(compiled)) == 3
+
+
 def test_everything_that_is_wrong_is_reported_together():
     decided = decide(
         {
@@ -156,11 +170,18 @@ def test_everything_that_is_wrong_is_reported_together():
             "cuda_home",
             "CUDA 13.0",
         ),
+        (
+            {"toolkits": [{"home": "/opt/cuda", "version": "12.4", "nvcc": True}]},
+            {"cuda_home": "/opt/cuda"},
+            "cuda_home",
+            "CUDA 12.8",
+        ),
         ({}, {"cuda_source": "pypi", "cuda_home": "/opt/cuda"}, "cuda_home", "cuda_source: pypi"),
         ({"root": False}, {"cuda_source": "nvidia"}, "cuda_source", "without root"),
         ({}, {"flash_attention_method": "build"}, "flash_attention_method", "no nvcc"),
         ({}, {"flash_attention_method": "prebuilt"}, "flash_attention_method", "without URL"),
         ({}, {"megatron_apex": True}, "megatron_apex", "no nvcc"),
+        ({"absent_folders": ["~/wheel"]}, {}, "stack_find_links", "~/wheel is no folder"),
         ({"root": False, "compiler": None}, {}, "packages of the system", "g++"),
         ({"root": False, "free_bytes": 20 * GB}, {}, "disk", "20.0 GB"),
     ],
@@ -171,17 +192,39 @@ def test_what_cannot_be_is_refused_in_words(host, options, failed, words):
     assert words in plan.describe(decided["failures"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "path"), [("~/x/python3.11", "/home/me/x/python3.11"), ("/srv/env/bin/python", "/usr/bin/python3.11")]
+)
+def test_a_python_that_is_asked_for_is_known_by_the_users_words(asked, path):
+    found = {**HOST["pythons"][0], "path": path, "asked": asked}
+    decided = decide({"pythons": [found]}, venv_python=asked)
+    assert decided["failures"] == [] and decided["python"]["path"] == path
+
+
+BARE = {"path": "/usr/bin/python3.11", "version": "3.11", "pip": False}
+
+
+@pytest.mark.parametrize("chosen", [{}, {"pythons": [], "venv_python_managed": True}])
+def test_uv_is_fetched_by_the_python_of_the_modules_whichever_the_stack_takes(chosen):
+    host = {"own_python": BARE, **{name: chosen[name] for name in chosen if name == "pythons"}}
+    options = {name: chosen[name] for name in chosen if name != "pythons"}
+    assert decide(host, **options)["os_packages"] == ["python3.11-venv"]
+    refused = decide({**host, "root": False}, **options)
+    assert names(refused) == ["packages of the system"] and "python3.11-venv" in refused["failures"][0]["found"]
+    refused = decide({**host, "own_python": {**BARE, "path": "/opt/py/bin/python"}}, **options)
+    assert names(refused) == ["pip"] and "/opt/py/bin/python" in refused["failures"][0]["found"]
+
+
 def test_root_gets_missing_packages_of_the_system_installed():
     bare = [
         {
             "path": "/usr/bin/python3.11",
             "version": "3.11.2",
             "implementation": "cpython",
-            "venv": False,
             "headers": False,
         }
     ]
-    decided = decide({"pythons": bare, "compiler": None})
+    decided = decide({"pythons": bare, "own_python": BARE, "compiler": None})
     assert decided["failures"] == []
     assert decided["os_packages"] == ["g++", "python3.11-dev", "python3.11-venv"]
 
@@ -198,7 +241,7 @@ def test_a_library_of_the_system_is_installed_or_asked_for():
 
 
 def test_an_existing_toolkit_with_nvcc_compiles():
-    kit = {"home": "/opt/cuda", "version": "12.4", "nvcc": True}
+    kit = {"home": "/opt/cuda", "version": "12.8.1", "nvcc": True}
     decided = decide({"toolkits": [kit]}, cuda_home="/opt/cuda", flash_attention_architectures=["9.0", "80"])
     assert decided["failures"] == []
     assert decided["cuda"] == {"source": "existing", "requirements": [], "home": "/opt/cuda"}
@@ -357,5 +400,5 @@ def test_the_caches_are_not_read_where_there_is_a_compiler():
     def read():
         raise AssertionError("read")
 
-    kit = {"home": "/opt/cuda", "version": "12.4", "nvcc": True}
+    kit = {"home": "/opt/cuda", "version": "12.8.1", "nvcc": True}
     assert decide({"toolkits": [kit]}, cuda_home="/opt/cuda", offers=read)["failures"] == []

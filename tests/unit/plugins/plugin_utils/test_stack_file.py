@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from ansible_collections.verl.baremetal.plugins.module_utils.nvidia import tables
 from ansible_collections.verl.baremetal.plugins.plugin_utils import stack_file
@@ -57,12 +60,34 @@ def test_an_unknown_stack_is_refused_with_the_known_ones(folder):
         (MINIMAL.replace("name: mine", "name: yours"), "calls itself 'yours'"),
         (MINIMAL.replace("tools:", "tool:"), "lacks tools"),
         (MINIMAL + "wheels: {x: {component: nothing, source: {kind: sdist}}}", "'nothing', which is not there"),
+        (MINIMAL + "wheels: {x: {component: six, source: {kind: sdist}}}", "wheels.x: no role compiles it"),
+        (MINIMAL + "wheels: {apex: {component: six, source: {kind: sdist}}}", "wheels.apex lacks device_code, gb_per_job"),
+        (MINIMAL + "wheels: {apex: {source: {kind: sdist}}}", "wheels.apex lacks component"),
+        (MINIMAL + "images: {base: {layers: [torch]}}", "images.base lacks tag, wheels"),
+        (MINIMAL + "cuda: {version: '12.8'}", "cuda lacks toolkit, cudnn, disk_gb"),
+        (MINIMAL.replace("layers: [", "layers: null # ["), "layers is no list"),
+        (MINIMAL.replace(" kind: python,", ""), "components: six lacks kind"),
+        (MINIMAL.replace(" kind: python,", " kind: pyhton,"), "components: six has the kind 'pyhton'"),
+        (MINIMAL.replace(" version: 1.17.0,", ""), "components: six lacks version"),
+        (MINIMAL.replace("dist: six", "dist: six, x: {}").replace("kind: python", "kind: commit"), "six lacks commit"),
+        (MINIMAL.replace("kind: python", "kind: driver"), "rules.driver, which six takes, lacks native"),
+        (MINIMAL.replace("kind: python", "kind: cuda"), "six is of a stack with CUDA, and cuda is null"),
+        (MINIMAL.replace(' glibc: "2.28",', ""), "platform lacks glibc"),
+        (MINIMAL.replace("{name: torch", "{name: vision"), "no role installs a layer named 'vision'.*flashinfer"),
+        (MINIMAL.replace("{name: torch", "{name: sglang"), "lacks the layer torch"),
     ],
 )
 def test_a_wrong_stack_file_is_refused_in_words(folder, text, words):
     (folder / "mine" / "stack.yml").write_text(text)
     with pytest.raises(stack_file.StackError, match=words):
         stack_file.load("mine", [str(folder)])
+
+
+def test_a_stack_may_lack_any_layer_but_torch():
+    roles = Path(__file__).resolve().parents[4] / "roles"
+    tasks = yaml.safe_load((roles / "flash_attention/tasks/main.yml").read_text(encoding="utf-8"))
+    (install,) = [task for task in tasks if "verl.baremetal.python_layer" in task]
+    assert install["when"] == "'flash_attention' in verl_plan.layers"
 
 
 def test_pins_go_into_the_requirements(folder):

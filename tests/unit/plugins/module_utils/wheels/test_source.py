@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+from ansible_collections.verl.baremetal.plugins.module_utils import index
 from ansible_collections.verl.baremetal.plugins.module_utils.wheels import source
 
 CLIENT = source.Client(uv="/nonexistent/uv")
@@ -123,18 +124,18 @@ def test_the_address_is_read_from_uvs_lock(text, found):
 
 
 @pytest.mark.parametrize(
-    ("url", "index", "header"),
+    ("url", "asked", "header"),
     [
         ("https://user:p%40ss@host.example/a", "", "Basic dXNlcjpwQHNz"),
         ("https://host.example/a", "https://user:p%40ss@host.example/simple", "Basic dXNlcjpwQHNz"),
         ("https://other.example/a", "https://user:p%40ss@host.example/simple", None),
     ],
 )
-def test_passwords_go_to_the_servers_they_are_for(url, index, header):
-    request = source._request(url, index)
+def test_passwords_go_to_the_servers_they_are_for(url, asked, header):
+    request = index.request(url, asked)
     assert request.get_header("Authorization") == header
     assert "@" not in request.full_url
-    assert "p%40ss" not in source.without_password(url)
+    assert "p%40ss" not in index.without_password(url)
 
 
 @pytest.fixture
