@@ -119,6 +119,13 @@ live:
   returned: always
   type: str
   sample: verl0.5-preview-cu128-0123456789ab
+undone:
+  description:
+    - Name of the release on which the host is when its last rollout is undone - the live one where that rollout changed
+      nothing. Empty when what is live came from no rollout.
+  returned: always
+  type: str
+  sample: verl0.5-preview-cu128-0123456789ab
 root:
   description: Folder of the installation.
   returned: always
@@ -195,6 +202,7 @@ def apply(params: Dict[str, Any], document: Dict[str, Any], live: Optional[str])
         return logic.claim(document, params["key"], params["direction"], who, params["now"], params["force"]), False
     if params["state"] == "record":
         fields = logic.with_previous(document, params["phase"], live, params["fields"])
+        fields = logic.with_activation(document, params["phase"], live, fields)
         after = logic.record(document, params["phase"], token, params["now"], fields)
         return after, logic.is_done(after, after["key"], after["direction"], live)
     if params["state"] == "release":
@@ -244,7 +252,15 @@ def answer(
     root: str,
 ) -> Dict[str, Any]:
     """The module's result."""
-    return {"changed": after != before, "done": done, "live": live, "rollout": after, "damaged": damaged, "root": root}
+    return {
+        "changed": after != before,
+        "done": done,
+        "live": live,
+        "undone": logic.undone(after, live),
+        "rollout": after,
+        "damaged": damaged,
+        "root": root,
+    }
 
 
 def main() -> None:

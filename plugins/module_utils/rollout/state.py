@@ -46,6 +46,7 @@ def empty() -> Document:
         "batch": 0,
         "attempt": 0,
         "touched": False,
+        "activation": {},
         "failure": None,
         "times": {},
         "claim": None,
@@ -64,7 +65,7 @@ def parse(text: str) -> Document:
         )
     document = empty()
     document.update({name: found[name] for name in document if name in found})
-    if document["phase"] not in PHASES or not isinstance(document["times"], dict):
+    if document["phase"] not in PHASES or not all(isinstance(document[name], dict) for name in ("times", "activation")):
         raise ValueError("not a rollout state")
     if document["claim"] is not None and not _is_claim(document["claim"]):
         raise ValueError("not a rollout state")
@@ -138,7 +139,7 @@ def record(document: Document, phase: str, token: str, now: float, fields: Optio
     if phase == "done":
         after["touched"] = False
     for name, value in (fields or {}).items():
-        if name not in ("release", "previous", "batch", "failure", "touched"):
+        if name not in ("release", "previous", "batch", "failure", "touched", "activation"):
             raise StateError(f"unknown field {name!r} of a rollout state")
         after[name] = value
     if phase in ("done", "failed"):
@@ -158,6 +159,37 @@ def with_previous(
         wanted = noted.get("release", document["release"])
         noted["previous"] = live if live != wanted else document["previous"]
     return noted
+
+
+def with_activation(
+    document: Document, phase: str, live: Optional[str], fields: Optional[Dict[str, Any]]
+) -> Dict[str, Any]:
+    """The fields of a record, with what the last rollout was to change here: from which release, to which.
+
+    The host's history cannot tell: a release that failed its gate is in it, one that was only prepared is not.
+    """
+    noted = dict(fields or {})
+    if document["direction"] != "activate" or phase not in ("preparing", "prepared"):
+        return noted
+    known = dict(document["activation"])
+    now = live or ""
+    if phase == "preparing":
+        again = known.get("key") == document["key"] and now in (known.get("from"), known.get("to"))
+        if again and "live" not in known:
+            return noted
+        noted["activation"] = dict(known, key=document["key"], live=now)
+    elif "live" in known:
+        before, wanted = known.pop("live"), noted.get("release", document["release"])
+        noted["activation"] = known if before == wanted else dict(known, **{"from": before, "to": wanted})
+    return noted
+
+
+def undone(document: Document, live: Optional[str]) -> str:
+    """The release on which the host is when its last rollout is undone; "" when no rollout made live what is live."""
+    known = document["activation"]
+    if live and ("live" in known or live == known.get("from")):
+        return live
+    return str(known["from"]) if live and live == known.get("to") else ""
 
 
 def let_go(document: Document, token: str) -> Document:
@@ -183,6 +215,7 @@ def _restart(document: Document) -> Document:
     fresh = empty()
     # A host that was left half-changed stays known as such, whatever rollout comes next.
     fresh["touched"] = bool(document["touched"])
+    fresh["activation"] = document["activation"]
     fresh["claim"] = document["claim"]
     return fresh
 

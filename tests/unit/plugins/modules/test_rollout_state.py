@@ -63,6 +63,12 @@ def test_done_needs_the_release_to_be_live(root):
     assert rollout_state.run(Module(root, state="claim", again=True))["done"] is False
 
 
+def test_a_host_that_was_only_prepared_has_nothing_to_go_back_from(root):
+    play(root, "preparing", "prepared")
+    back = rollout_state.run(Module(root, state="claim", key="to-previous", direction="rollback"))
+    assert (back["live"], back["undone"]) == ("old", "old")
+
+
 def test_a_link_to_nowhere_is_not_live(root):
     os.unlink(root / "current")
     os.symlink("releases/gone", root / "current")

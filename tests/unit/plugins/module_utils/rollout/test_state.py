@@ -125,6 +125,49 @@ def test_the_previous_release_is_noted_once_before_the_switch(live, known, previ
     assert state.with_previous(document, "draining", live, {"batch": 2}) == {"batch": 2, "previous": previous}
 
 
+def rolled_out(document, key, live, release, *phases):
+    """A rollout's records, with what the module adds to them; the host's live release stays the caller's business."""
+    document = state.claim(document, key, "activate", dict(ME, until=999.0), 100, True)
+    for phase in phases:
+        fields = state.with_activation(document, phase, live, {"release": release} if phase == "prepared" else None)
+        document = state.record(document, phase, ME["token"], 110, fields)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("phases", "live", "undone"),
+    [
+        (ALL, "r2", "r1"),
+        (ALL[:4], "r2", "r1"),
+        (("preparing", "prepared", "draining", "changing", "failed"), "r1", "r1"),
+        (("preparing", "prepared"), "r1", "r1"),
+        (("preparing", "failed"), "r1", "r1"),
+        (ALL, "by-hand", ""),
+        (ALL, None, ""),
+    ],
+)
+@pytest.mark.parametrize("more", [None, "same", "rollback"])
+def test_what_undoes_the_last_rollout(phases, live, undone, more):
+    document = rolled_out(state.empty(), "k1", "r0", "r1", *ALL)
+    document = rolled_out(document, "k2", "r1", "r2", *phases)
+    if more == "same" and live in ("r1", "r2"):
+        document = rolled_out(document, "k2", live, "r2", "preparing", "prepared")
+    if more == "rollback":
+        document = state.claim(document, "to-previous", "rollback", dict(ME, until=999.0), 100, True)
+        assert state.with_activation(document, "prepared", live, {"release": "r1"}) == {"release": "r1"}
+    assert state.undone(state.parse(state.dump(document)), live) == undone
+
+
+def test_a_rollout_that_changes_no_release_leaves_what_is_to_be_undone():
+    document = rolled_out(state.empty(), "k1", "r0", "r1", *ALL)
+    assert state.undone(rolled_out(document, "k2", "r1", "r1", *ALL), "r1") == "r0"
+
+
+def test_a_host_without_a_rollout_has_nothing_to_undo():
+    assert state.undone(state.empty(), "r1") == ""
+    assert state.undone(rolled_out(state.empty(), "k1", None, "r1", *ALL), "r1") == ""
+
+
 def test_other_phases_note_no_previous_release():
     assert state.with_previous(claimed(), "checking", "new", None) == {}
 
