@@ -26,6 +26,12 @@ def test_the_key_follows_what_decides_and_nothing_else():
     assert key != rollout_state.key_of("d1", dict(base, driver_branch="580"))
 
 
+def test_a_driver_or_a_reboot_is_another_rollout():
+    key = rollout_state.key_of("d1", {})
+    assert key == rollout_state.key_of("d1", {}, False, "required")
+    assert len({key, *(rollout_state.key_of("d1", {}, *more) for more in ((True, "never"), (True, "required"), (False, "always")))}) == 4
+
+
 def test_the_digest_of_a_stack_sees_every_file(tmp_path):
     (tmp_path / "locks").mkdir()
     (tmp_path / "stack.yml").write_text("a: 1\n")
