@@ -44,6 +44,15 @@ def stack_digest(folder: str) -> str:
     return digest.hexdigest()
 
 
+def _lost(entry: Dict[str, Any], result: Dict[str, Any], now: float) -> Dict[str, Any]:
+    """What this run says of a host that it lost: its own last words, for the host's file is another run's now."""
+    known = dict(entry.get("rollout") or {})
+    other = result["rollout"]["claim"]
+    told = f"{other['controller']} (process {other['pid']}) took it over" if other else "its claim was given back"
+    failure = {"task": "Keep the host", "reason": f"{told}; this rollout left it as it is"}
+    return dict(known, phase="failed", failure=failure, times=dict(known.get("times") or {}, failed=now))
+
+
 class ActionModule(ActionBase):
     """Runs the module of the same name and notes the answer."""
 
@@ -116,6 +125,9 @@ class ActionModule(ActionBase):
             noted["was_done"] = noted["done"]
         if checks is not None:
             noted["checks"] = checks
+        lost = args.get("state") == "renew" and not result["ours"]
+        if lost:
+            noted.update(done=False, rollout=_lost(journal.host(host), result, args["now"]))
         entry = journal.note(host, **noted)
-        if args.get("state") == "record" and args.get("phase") in ("done", "failed"):
+        if lost or (args.get("state") == "record" and args.get("phase") in ("done", "failed")):
             display.display(lines.host_line(host, entry), color=lines.color(entry))

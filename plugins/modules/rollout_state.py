@@ -29,10 +29,11 @@ options:
     description:
       - V(claim) takes the host for a rollout and tells whether that rollout is done here already.
       - V(record) enters O(phase).
+      - V(renew) keeps the claim and notes O(fields); where the claim is lost it changes nothing and RV(ours) is false.
       - V(release) gives the claim back.
       - V(query) only reads.
     type: str
-    choices: [claim, record, release, query]
+    choices: [claim, record, renew, release, query]
     default: query
   key:
     description: What the rollout wants, as one word; two runs with the same key are the same rollout.
@@ -119,6 +120,11 @@ live:
   returned: always
   type: str
   sample: verl0.5-preview-cu128-0123456789ab
+ours:
+  description: Whether the run of O(who) holds the host.
+  returned: always
+  type: bool
+  sample: true
 undone:
   description:
     - Name of the release on which the host is when its last rollout is undone - the live one where that rollout changed
@@ -205,6 +211,8 @@ def apply(params: Dict[str, Any], document: Dict[str, Any], live: Optional[str])
         fields = logic.with_activation(document, params["phase"], live, fields)
         after = logic.record(document, params["phase"], token, params["now"], fields)
         return after, logic.is_done(after, after["key"], after["direction"], live)
+    if params["state"] == "renew":
+        return logic.renew(document, token, params["now"], params["fields"]), done
     if params["state"] == "release":
         return logic.let_go(document, token), done
     return document, done
@@ -219,7 +227,7 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
     if module.params["state"] == "query" or module.check_mode:
         before, broken = read(path)
         after, done = decide(module, before, live)
-        return answer(before, after, done, live, path if broken else None, root)
+        return answer(module, before, after, done, live, path if broken else None, root)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".lock", "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -230,7 +238,7 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         after, done = decide(module, before, live)
         if after != before:
             write(path, after)
-    return answer(before, after, done, live, aside, root)
+    return answer(module, before, after, done, live, aside, root)
 
 
 def decide(module: AnsibleModule, document: Dict[str, Any], live: Optional[str]) -> Tuple[Dict[str, Any], bool]:
@@ -244,6 +252,7 @@ def decide(module: AnsibleModule, document: Dict[str, Any], live: Optional[str])
 
 
 def answer(
+    module: AnsibleModule,
     before: Dict[str, Any],
     after: Dict[str, Any],
     done: bool,
@@ -256,6 +265,7 @@ def answer(
         "changed": after != before,
         "done": done,
         "live": live,
+        "ours": logic.is_held(after, module.params["who"]["token"]),
         "undone": logic.undone(after, live),
         "rollout": after,
         "damaged": damaged,
@@ -268,7 +278,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": ""},
-            "state": {"type": "str", "choices": ["claim", "record", "release", "query"], "default": "query"},
+            "state": {"type": "str", "choices": ["claim", "record", "renew", "release", "query"], "default": "query"},
             "key": {"type": "str", "default": "", "no_log": False},
             "direction": {"type": "str", "choices": ["activate", "rollback"], "default": "activate"},
             "who": {

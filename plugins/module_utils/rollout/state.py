@@ -105,10 +105,12 @@ def claim(document: Document, key: str, direction: str, who: Dict[str, Any], now
             f" {max(1, int(other['until'] - now))} s more; it must end first, or set rollout_takeover=true"
             " if you know that it no longer runs"
         )
+    # Given back before anything was recorded, the host is as it was: another run's claim that ran out is that run's still.
+    over = dict(document, claim=_bare(document["claim"]))
     taken = dict(document) if (document["key"], document["direction"]) == (key, direction) else _restart(document)
     if taken["phase"] == "done":
         taken = _restart(taken)
-    taken.update(key=key, direction=direction, claim=dict(who))
+    taken.update(key=key, direction=direction, claim=dict(who, over=over))
     return taken
 
 
@@ -116,7 +118,7 @@ def record(document: Document, phase: str, token: str, now: float, fields: Optio
     """Enter a phase. Only the holder of the claim may, and only forward; a resumed host starts again at its drain."""
     if phase not in PHASES:
         raise StateError(f"unknown phase {phase!r}; known are {', '.join(PHASES)}")
-    if not document["claim"] or document["claim"]["token"] != token:
+    if not is_held(document, token):
         other = document["claim"]
         raise StateError(
             "this rollout no longer holds the host: "
@@ -138,16 +140,21 @@ def record(document: Document, phase: str, token: str, now: float, fields: Optio
         after["touched"] = True
     if phase == "done":
         after["touched"] = False
-    for name, value in (fields or {}).items():
-        if name not in ("release", "previous", "batch", "failure", "touched", "activation"):
-            raise StateError(f"unknown field {name!r} of a rollout state")
-        after[name] = value
-    if phase in ("done", "failed"):
-        after["claim"] = None
-    elif after["claim"]:
-        length = float(document["claim"].get("length", 0))
-        after["claim"] = dict(document["claim"], until=max(float(document["claim"]["until"]), now + length))
+    after = _with_fields(after, fields)
+    after["claim"] = None if phase in ("done", "failed") else _longer(document["claim"], now)
     return after
+
+
+def is_held(document: Document, token: str) -> bool:
+    """True when the run still has the host: nobody took it over or gave it back."""
+    return bool(document["claim"]) and document["claim"]["token"] == token
+
+
+def renew(document: Document, token: str, now: float, fields: Optional[Dict[str, Any]] = None) -> Document:
+    """Keep the claim for longer and note fields, in the same phase; a document of somebody else's stays as it is."""
+    if not is_held(document, token):
+        return document
+    return dict(_with_fields(document, fields), claim=_longer(document["claim"], now))
 
 
 def with_previous(
@@ -194,9 +201,9 @@ def undone(document: Document, live: Optional[str]) -> str:
 
 def let_go(document: Document, token: str) -> Document:
     """Give the claim back, if it is ours."""
-    if not document["claim"] or document["claim"]["token"] != token:
+    if not is_held(document, token):
         return document
-    return dict(document, claim=None)
+    return dict(document["claim"].get("over") or dict(document, claim=None))
 
 
 def order(hosts: List[str], documents: Dict[str, Document]) -> List[str]:
@@ -232,6 +239,22 @@ def _allowed(before: str, after: str) -> bool:
     if after == "done" and before in ("preparing", "prepared", "new"):
         return True  # what is wanted was live already
     return after in _NEXT[before] or after == before
+
+
+def _bare(claim_: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    return {name: value for name, value in claim_.items() if name != "over"} if claim_ else None
+
+
+def _longer(claim_: Dict[str, Any], now: float) -> Dict[str, Any]:
+    until = max(float(claim_["until"]), now + float(claim_.get("length", 0)))
+    return {name: value for name, value in dict(claim_, until=until).items() if name != "over"}
+
+
+def _with_fields(document: Document, fields: Optional[Dict[str, Any]]) -> Document:
+    for name in fields or {}:
+        if name not in ("release", "previous", "batch", "failure", "touched", "activation"):
+            raise StateError(f"unknown field {name!r} of a rollout state")
+    return dict(document, **(fields or {}))
 
 
 def _is_claim(found: Any) -> bool:

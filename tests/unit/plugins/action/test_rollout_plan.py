@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.verl.baremetal.plugins.action import rollout_plan, rollout_state
+from ansible_collections.verl.baremetal.plugins.module_utils.rollout import lines
+from ansible_collections.verl.baremetal.plugins.plugin_utils import rollout_journal
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,19 @@ def test_a_driver_or_a_reboot_is_another_rollout():
     key = rollout_state.key_of("d1", {})
     assert key == rollout_state.key_of("d1", {}, False, "required")
     assert len({key, *(rollout_state.key_of("d1", {}, *more) for more in ((True, "never"), (True, "required"), (False, "always")))}) == 4
+
+
+def test_a_host_that_another_run_took_over_is_told_and_no_more(tmp_path, capsys):
+    journal = rollout_journal.Journal(str(tmp_path))
+    journal.note("n1", token="mine", done=False, rollout={"phase": "draining", "batch": 2, "touched": False, "times": {"draining": 1.0}})
+    claim = {"controller": "laptop", "pid": 9, "token": "theirs", "until": 99.0}
+    result = {"ours": False, "live": "r1", "rollout": {"phase": "changing", "batch": 7, "touched": True, "claim": claim}}
+    action = rollout_state.ActionModule.__new__(rollout_state.ActionModule)
+    action._note(journal, "n1", {"state": "renew", "who": {"token": "mine"}, "now": 5.0}, result, None)
+    entry = journal.host("n1")
+    assert lines.status(entry) == "failed"
+    assert (entry["rollout"]["batch"], entry["rollout"]["touched"]) == (2, False)
+    assert "laptop (process 9) took it over; this rollout left it as it is" in lines.host_line("n1", entry)
 
 
 def test_the_digest_of_a_stack_sees_every_file(tmp_path):

@@ -98,6 +98,15 @@ def test_a_refusal_names_the_holder(root):
     assert refused.value.args[1]["holder"]["token"] == WHO["token"]
 
 
+def test_a_renewal_says_whose_the_host_is(root):
+    play(root, "preparing", "prepared", "draining")
+    assert rollout_state.run(Module(root, state="renew"))["ours"] is True
+    rollout_state.run(Module(root, state="claim", force=True, who=dict(WHO, token="laptop:2:2")))
+    answer = rollout_state.run(Module(root, state="renew"))
+    assert (answer["ours"], answer["changed"]) == (False, False)
+    assert answer["rollout"]["claim"]["token"] == "laptop:2:2"
+
+
 def test_a_write_that_fails_leaves_the_old_file(root, monkeypatch):
     play(root, "preparing")
     before = (root / "state" / "rollout.json").read_text()

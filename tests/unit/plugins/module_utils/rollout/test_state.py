@@ -184,6 +184,34 @@ def test_a_claim_is_given_back_only_by_its_holder():
     assert state.let_go(claimed(claim=OTHER), ME["token"])["claim"] == OTHER
 
 
+def test_a_refused_run_gives_back_what_it_found():
+    waiting = walk(claimed(), "preparing", "prepared", fields={"release": "new"})
+    taken = state.parse(state.dump(state.claim(waiting, "k2", "activate", OTHER, 500, False)))
+    assert (taken["phase"], taken["claim"]["token"]) == ("new", OTHER["token"])
+    back = state.let_go(taken, OTHER["token"])
+    assert back == waiting
+    # The run that was here before goes on as if nothing had been.
+    assert walk(back, "draining", now=501)["claim"]["until"] == 601
+    # Who has begun to work on the host has it for good.
+    begun = state.record(taken, "preparing", OTHER["token"], 501)
+    assert state.let_go(begun, OTHER["token"])["claim"] is None
+    assert state.let_go(state.renew(taken, OTHER["token"], 501), OTHER["token"])["claim"] is None
+
+
+def test_a_claim_of_a_claim_remembers_one_step():
+    taken = state.claim(claimed(), "k2", "activate", dict(OTHER, until=0), 100, True)
+    taken = state.claim(taken, "k3", "activate", ME, 100, False)
+    assert "over" not in taken["claim"]["over"]["claim"]
+
+
+def test_only_the_holder_renews():
+    longer = state.renew(claimed(), ME["token"], 190, {"touched": True})
+    assert (longer["claim"]["until"], longer["touched"], longer["phase"]) == (290, True, "new")
+    for lost in (claimed(claim=OTHER), claimed(claim=None)):
+        assert state.renew(lost, ME["token"], 190, {"touched": True}) == lost
+        assert not state.is_held(lost, ME["token"])
+
+
 def test_hosts_out_of_service_come_first():
     documents = {"a": {"phase": "prepared"}, "b": {"phase": "failed"}, "c": {"phase": "changing"}, "d": {}, "e": {"touched": True}}
     assert state.order(["a", "b", "c", "d", "e"], documents) == ["c", "e", "b", "a", "d"]
