@@ -125,7 +125,8 @@ class ActionModule(ActionBase):
 
 def _rank(entry: Dict[str, Any]) -> Dict[str, Any]:
     document = dict(entry.get("rollout") or {})
-    return {"phase": "failed" if document.get("failure") else "", "touched": document.get("touched")}
+    left = {name: document.get(name) for name in ("touched", "drained")}
+    return dict(left, phase="failed" if document.get("failure") else "")
 
 
 def _numbers(ordered: List[str], sizes: List[int], first: int) -> Dict[str, int]:

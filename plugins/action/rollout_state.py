@@ -50,7 +50,7 @@ def _lost(entry: Dict[str, Any], result: Dict[str, Any], now: float) -> Dict[str
     other = result["rollout"]["claim"]
     told = f"{other['controller']} (process {other['pid']}) took it over" if other else "its claim was given back"
     failure = {"task": "Keep the host", "reason": f"{told}; this rollout left it as it is"}
-    return dict(known, phase="failed", failure=failure, times=dict(known.get("times") or {}, failed=now))
+    return dict(known, phase="failed", drained=False, failure=failure, times=dict(known.get("times") or {}, failed=now))
 
 
 class ActionModule(ActionBase):

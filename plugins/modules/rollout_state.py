@@ -82,7 +82,7 @@ options:
     type: str
     choices: [preparing, prepared, draining, changing, checking, returning, done, failed]
   fields:
-    description: What else to note - release, previous, batch, failure, touched.
+    description: What else to note - release, previous, batch, failure, touched, drained.
     type: dict
     default: {}
 attributes:

@@ -46,6 +46,7 @@ def empty() -> Document:
         "batch": 0,
         "attempt": 0,
         "touched": False,
+        "drained": False,
         "activation": {},
         "failure": None,
         "times": {},
@@ -133,13 +134,14 @@ def record(document: Document, phase: str, token: str, now: float, fields: Optio
     if phase == "draining":
         after["attempt"] = int(document["attempt"]) + 1
         after["failure"] = None
+        after["drained"] = True
         after["times"] = {name: value for name, value in after["times"].items() if name in ("preparing", "prepared")}
     after["times"][phase] = round(now, 3)
     after["phase"] = phase
     if phase == "changing":
         after["touched"] = True
     if phase == "done":
-        after["touched"] = False
+        after["touched"] = after["drained"] = False
     after = _with_fields(after, fields)
     after["claim"] = None if phase in ("done", "failed") else _longer(document["claim"], now)
     return after
@@ -211,7 +213,7 @@ def order(hosts: List[str], documents: Dict[str, Document]) -> List[str]:
 
     def rank(host: str) -> int:
         document = documents.get(host) or {}
-        if document.get("phase") in ACTIVE or document.get("touched"):
+        if document.get("phase") in ACTIVE or document.get("touched") or document.get("drained"):
             return 0
         return 1 if document.get("phase") == "failed" else 2
 
@@ -220,10 +222,8 @@ def order(hosts: List[str], documents: Dict[str, Document]) -> List[str]:
 
 def _restart(document: Document) -> Document:
     fresh = empty()
-    # A host that was left half-changed stays known as such, whatever rollout comes next.
-    fresh["touched"] = bool(document["touched"])
-    fresh["activation"] = document["activation"]
-    fresh["claim"] = document["claim"]
+    # A host that was left half-changed or out of service stays known as such, whatever rollout comes next.
+    fresh.update({name: document[name] for name in ("touched", "drained", "activation", "claim")})
     return fresh
 
 
@@ -252,7 +252,7 @@ def _longer(claim_: Dict[str, Any], now: float) -> Dict[str, Any]:
 
 def _with_fields(document: Document, fields: Optional[Dict[str, Any]]) -> Document:
     for name in fields or {}:
-        if name not in ("release", "previous", "batch", "failure", "touched", "activation"):
+        if name not in ("release", "previous", "batch", "failure", "touched", "drained", "activation"):
             raise StateError(f"unknown field {name!r} of a rollout state")
     return dict(document, **(fields or {}))
 

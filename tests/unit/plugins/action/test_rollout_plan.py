@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.verl.baremetal.plugins.action import rollout_plan, rollout_state
-from ansible_collections.verl.baremetal.plugins.module_utils.rollout import lines
+from ansible_collections.verl.baremetal.plugins.action import rollout_plan, rollout_report, rollout_state
+from ansible_collections.verl.baremetal.plugins.module_utils.rollout import lines, state
 from ansible_collections.verl.baremetal.plugins.plugin_utils import rollout_journal
 
 
@@ -17,6 +17,18 @@ def test_sizes_in_words(sizes, words):
 
 def test_every_host_has_the_number_of_its_batch():
     assert rollout_plan._numbers(["a", "b", "c", "d"], [1, 2, 1], 3) == {"a": 3, "b": 4, "c": 4, "d": 5}
+
+
+def test_hosts_that_an_earlier_run_drained_come_first_and_go_back_when_nothing_is_done_to_them(tmp_path):
+    journal = rollout_journal.Journal(str(tmp_path))
+    for name, left in (("a", {}), ("b", {"drained": True}), ("c", {"drained": True, "touched": True}), ("d", {"failure": {"task": "x"}})):
+        journal.note(name, token="t", rollout=dict(left, phase="prepared"))
+    ranks = {name: rollout_plan._rank(entry) for name, entry in journal.hosts().items()}
+    assert state.order(["a", "b", "c", "d"], ranks) == ["b", "c", "d", "a"]
+    report = rollout_report.ActionModule.__new__(rollout_report.ActionModule)
+    rest = report._rest(journal, {"token": "t"})
+    assert (rest["hosts"], rest["drained"]) == (["a", "b", "c", "d"], ["b"])
+    assert report._rest(journal, {"token": "other"})["drained"] == ["!all"]
 
 
 def test_the_key_follows_what_decides_and_nothing_else():

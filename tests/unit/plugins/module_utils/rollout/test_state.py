@@ -212,6 +212,17 @@ def test_only_the_holder_renews():
         assert not state.is_held(lost, ME["token"])
 
 
+def test_a_host_stays_known_as_drained_until_it_is_given_back():
+    document = walk(claimed(), *ALL[:3])
+    assert document["drained"] is True
+    assert walk(document, *ALL[3:])["drained"] is False
+    again = state.claim(walk(document, "preparing"), "k2", "activate", ME, 300, False)
+    assert (again["drained"], again["touched"]) == (True, False)
+    assert state.renew(again, ME["token"], 301, {"drained": False})["drained"] is False
+    assert state.record(walk(claimed(), *ALL[:2]), "draining", ME["token"], 110, {"drained": False})["drained"] is False
+
+
 def test_hosts_out_of_service_come_first():
     documents = {"a": {"phase": "prepared"}, "b": {"phase": "failed"}, "c": {"phase": "changing"}, "d": {}, "e": {"touched": True}}
-    assert state.order(["a", "b", "c", "d", "e"], documents) == ["c", "e", "b", "a", "d"]
+    documents["f"] = {"phase": "prepared", "drained": True}
+    assert state.order(["a", "b", "c", "d", "e", "f"], documents) == ["c", "e", "f", "b", "a", "d"]
