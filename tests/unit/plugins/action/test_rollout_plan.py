@@ -31,6 +31,16 @@ def test_hosts_that_an_earlier_run_drained_come_first_and_go_back_when_nothing_i
     assert report._rest(journal, {"token": "other"})["drained"] == ["!all"]
 
 
+@pytest.mark.parametrize(("times", "serial"), [({"prepared": 1.0}, [1, 2, 1]), ({"draining": 1.0}, [2, 2])])
+def test_only_a_host_that_went_through_a_batch_counts_as_one_of_its_hosts(tmp_path, times, serial):
+    journal = rollout_journal.Journal(str(tmp_path))
+    journal.note("done", token="t", done=True, rollout={"phase": "done", "times": times})
+    for name in "abcd":
+        journal.note(name, token="t", rollout={"phase": "prepared"})
+    plan = rollout_plan.ActionModule.__new__(rollout_plan.ActionModule)
+    assert plan._batches(journal, {"token": "t"}, {"batches": [1, 2], "max_fail_percentage": 0})["serial"] == serial
+
+
 def test_the_key_follows_what_decides_and_nothing_else():
     base = {"stack_name": "small", "venv_python": "3.11", "inventory_hostname": "a"}
     key = rollout_state.key_of("d1", base)
