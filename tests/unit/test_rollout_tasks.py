@@ -107,3 +107,22 @@ def test_what_is_live_already_is_done_at_once(change: dict[str, Any], done: bool
     assert holds(tasks("prepared.yml")[-1], **variables) is done
     if not {"rollout_driver", "rollout_reboot"} & set(change):
         assert holds(tasks("find_previous.yml")[-1], **variables) is done
+
+
+@pytest.mark.parametrize(
+    ("phase", "release", "named", "undone", "target"),
+    [
+        ("new", None, "", "", "r0"),
+        ("new", None, "", "r1", "r1"),
+        ("new", None, "r7", "r1", "r7"),
+        ("prepared", "r5", "", "r1", "r5"),
+    ],
+)
+def test_what_names_the_release_to_go_back_to(
+    phase: str, release: str | None, named: str, undone: str, target: str
+) -> None:
+    (choice,) = (task for task in tasks("find_previous.yml") if "ansible.builtin.set_fact" in task)
+    state = {"undone": undone, "rollout": {"phase": phase, "release": release}}
+    variables = {"__rollout_state": state, "__rollout_releases": {"previous": "r0"}, "rollout_release": named}
+    variables["__rollout_started"] = template(choice["vars"]["__rollout_started"], **variables)
+    assert template(choice["ansible.builtin.set_fact"]["__rollout_target"], **variables) == target
