@@ -103,9 +103,11 @@ class ActionModule(ActionBase):
             )
         # The rank of a host comes from what an earlier run left there, which `prepared` has not wiped out.
         ordered = state.order(sorted(ready), {name: _rank(hosts[name]) for name in ready})
-        total = len(ordered) + len(done)
-        sizes = batches.remaining_sizes(args["batches"], total, len(done)) if ordered else []
-        first = batches.first_number(args["batches"], total, len(done)) if ordered else 0
+        # A host on which all was right already has passed no gate, and stands for no canary.
+        passed = len([name for name in done if "draining" in (documents[name].get("times") or {})])
+        total = len(ordered) + passed
+        sizes = batches.remaining_sizes(args["batches"], total, passed) if ordered else []
+        first = batches.first_number(args["batches"], total, passed) if ordered else 0
         numbers = _numbers(ordered, sizes, first)
         if stop:
             ordered, sizes = [], []
@@ -125,7 +127,8 @@ class ActionModule(ActionBase):
 
 def _rank(entry: Dict[str, Any]) -> Dict[str, Any]:
     document = dict(entry.get("rollout") or {})
-    return {"phase": "failed" if document.get("failure") else "", "touched": document.get("touched")}
+    left = {name: document.get(name) for name in ("touched", "drained")}
+    return dict(left, phase="failed" if document.get("failure") else "")
 
 
 def _numbers(ordered: List[str], sizes: List[int], first: int) -> Dict[str, int]:

@@ -91,8 +91,10 @@ class ActionModule(ActionBase):
         return {"changed": False, "number": number, "failed_hosts": bad, "stop": bool(stop), "last": last}
 
     def _rest(self, journal: rollout_journal.Journal, who: Dict[str, Any]) -> Dict[str, Any]:
-        rest = [name for name, entry in journal.hosts(who["token"]).items() if lines.status(entry) == "waiting"]
-        return {"changed": False, "hosts": rest or ["!all"]}
+        rest = {name: entry for name, entry in journal.hosts(who["token"]).items() if lines.status(entry) == "waiting"}
+        left = {name: entry.get("rollout") or {} for name, entry in rest.items()}
+        idle = [name for name, state in left.items() if state.get("drained") and not state.get("touched")]
+        return {"changed": False, "hosts": list(rest) or ["!all"], "drained": idle or ["!all"]}
 
     def _end(self, journal: rollout_journal.Journal, who: Dict[str, Any]) -> Dict[str, Any]:
         run = journal.save_run(ended=time.time())

@@ -23,10 +23,14 @@ display = Display()
 PREFIXES = ("stack", "venv_", "cuda_", "driver_", "flash_attention_", "sglang_", "megatron_", "release_")
 
 
-def key_of(wanted: str, variables: Dict[str, Any]) -> str:
-    """One word for what a host is to get: the stack's files and every variable that decides about it."""
+def key_of(wanted: str, variables: Dict[str, Any], driver: bool = False, reboot: str = "never") -> str:
+    """One word for what a host is to get: the stack's files and every variable that decides about it.
+
+    A driver's change and a reboot are more than a finished rollout without them has done.
+    """
     chosen = {name: variables[name] for name in sorted(variables) if name.startswith(PREFIXES)}
-    text = json.dumps([wanted, chosen], sort_keys=True, default=str)
+    more = [driver, reboot] if driver or reboot == "always" else []
+    text = json.dumps([wanted, chosen, *more], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -38,6 +42,15 @@ def stack_digest(folder: str) -> str:
         with open(path, "rb") as stream:
             digest.update(stream.read())
     return digest.hexdigest()
+
+
+def _lost(entry: Dict[str, Any], result: Dict[str, Any], now: float) -> Dict[str, Any]:
+    """What this run says of a host that it lost: its own last words, for the host's file is another run's now."""
+    known = dict(entry.get("rollout") or {})
+    other = result["rollout"]["claim"]
+    told = f"{other['controller']} (process {other['pid']}) took it over" if other else "its claim was given back"
+    failure = {"task": "Keep the host", "reason": f"{told}; this rollout left it as it is"}
+    return dict(known, phase="failed", drained=False, failure=failure, times=dict(known.get("times") or {}, failed=now))
 
 
 class ActionModule(ActionBase):
@@ -61,9 +74,9 @@ class ActionModule(ActionBase):
             args["root"] = role_defaults.values(self._templar, variables, ["stack_root"])["stack_root"]
         if args.get("state") == "claim" and not args.get("key"):
             try:
-                chosen = role_defaults.values(self._templar, variables, ["stack_name", "stack_path"])
-                folder = stack_file.find(chosen["stack_name"], chosen["stack_path"])
-                args["key"] = key_of(stack_digest(folder), variables)
+                names = ["stack_name", "stack_path", "rollout_driver", "rollout_reboot"]
+                name, path, driver, reboot = role_defaults.values(self._templar, variables, names).values()
+                args["key"] = key_of(stack_digest(stack_file.find(name, path)), variables, driver, reboot)
             except stack_file.StackError as error:
                 return {"failed": True, "msg": str(error)}
         try:
@@ -112,6 +125,9 @@ class ActionModule(ActionBase):
             noted["was_done"] = noted["done"]
         if checks is not None:
             noted["checks"] = checks
+        lost = args.get("state") == "renew" and not result["ours"]
+        if lost:
+            noted.update(done=False, rollout=_lost(journal.host(host), result, args["now"]))
         entry = journal.note(host, **noted)
-        if args.get("state") == "record" and args.get("phase") in ("done", "failed"):
+        if lost or (args.get("state") == "record" and args.get("phase") in ("done", "failed")):
             display.display(lines.host_line(host, entry), color=lines.color(entry))

@@ -62,6 +62,11 @@ options:
     description: Change the driver while processes use the GPUs.
     type: bool
     default: false
+  busy_ignore:
+    description: Names of processes, with wildcards, that may use the GPUs while the driver is changed.
+    type: list
+    elements: str
+    default: []
   gpus:
     description: PCI device ids (C(2330)) to decide for instead of the devices found; those of NVSwitches too.
     type: list
@@ -193,6 +198,7 @@ def main() -> None:
             "mok_key": {"type": "path", "no_log": False},
             "mok_certificate": {"type": "path"},
             "allow_busy": {"type": "bool", "default": False},
+            "busy_ignore": {"type": "list", "elements": "str", "default": []},
             "gpus": {"type": "list", "elements": "str", "default": []},
             "kernels": {"type": "list", "elements": "str", "default": []},
             "repository_base": {
@@ -241,7 +247,7 @@ def main() -> None:
         secure_boot=bool(system.secure_boot()),
         # Another user cannot see root's files: then the role looks again as root before it changes anything.
         mok_ready=os.geteuid() != 0 or all(name and os.path.exists(name) for name in files),
-        busy=host.gpu_processes() if loaded else [],
+        busy=host.gpu_processes(ignore=options["busy_ignore"]) if loaded else [],
         kernels=kernels,
         header_metapackages=host.header_metapackages(packages.installed(status)),
     )

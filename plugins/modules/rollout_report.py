@@ -17,7 +17,7 @@ options:
   state:
     description:
       - V(open) and V(close) begin and end the batch of the host that runs the task.
-      - V(rest) lists hosts that wait for another run.
+      - V(rest) lists hosts that wait for another run, and those of them that an earlier one only drained.
       - V(end) writes the last report, and fails when a host is not done.
       - V(verify) writes a report of a verify run.
     type: str

@@ -29,10 +29,11 @@ options:
     description:
       - V(claim) takes the host for a rollout and tells whether that rollout is done here already.
       - V(record) enters O(phase).
+      - V(renew) keeps the claim and notes O(fields); where the claim is lost it changes nothing and RV(ours) is false.
       - V(release) gives the claim back.
       - V(query) only reads.
     type: str
-    choices: [claim, record, release, query]
+    choices: [claim, record, renew, release, query]
     default: query
   key:
     description: What the rollout wants, as one word; two runs with the same key are the same rollout.
@@ -81,7 +82,7 @@ options:
     type: str
     choices: [preparing, prepared, draining, changing, checking, returning, done, failed]
   fields:
-    description: What else to note - release, previous, batch, failure, touched.
+    description: What else to note - release, previous, batch, failure, touched, drained.
     type: dict
     default: {}
 attributes:
@@ -116,6 +117,18 @@ done:
   sample: false
 live:
   description: Name of the live release, or null.
+  returned: always
+  type: str
+  sample: verl0.5-preview-cu128-0123456789ab
+ours:
+  description: Whether the run of O(who) holds the host.
+  returned: always
+  type: bool
+  sample: true
+undone:
+  description:
+    - Name of the release on which the host is when its last rollout is undone - the live one where that rollout changed
+      nothing. Empty when what is live came from no rollout.
   returned: always
   type: str
   sample: verl0.5-preview-cu128-0123456789ab
@@ -199,8 +212,11 @@ def apply(params: Dict[str, Any], document: Dict[str, Any], live: Optional[str])
         return logic.claim(document, params["key"], params["direction"], who, params["now"], params["force"]), False
     if params["state"] == "record":
         fields = logic.with_previous(document, params["phase"], live, params["fields"])
+        fields = logic.with_activation(document, params["phase"], live, fields)
         after = logic.record(document, params["phase"], token, params["now"], fields)
         return after, logic.is_done(after, after["key"], after["direction"], live)
+    if params["state"] == "renew":
+        return logic.renew(document, token, params["now"], params["fields"]), done
     if params["state"] == "release":
         return logic.let_go(document, token), done
     return document, done
@@ -215,7 +231,7 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
     if module.params["state"] == "query" or module.check_mode:
         before, broken = read(path)
         after, done = decide(module, before, live)
-        return answer(before, after, done, live, path if broken else None, root)
+        return answer(module, before, after, done, live, path if broken else None, root)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".lock", "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -226,7 +242,7 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         after, done = decide(module, before, live)
         if after != before:
             write(path, after)
-    return answer(before, after, done, live, aside, root)
+    return answer(module, before, after, done, live, aside, root)
 
 
 def decide(module: AnsibleModule, document: Dict[str, Any], live: Optional[str]) -> Tuple[Dict[str, Any], bool]:
@@ -239,6 +255,7 @@ def decide(module: AnsibleModule, document: Dict[str, Any], live: Optional[str])
 
 
 def answer(
+    module: AnsibleModule,
     before: Dict[str, Any],
     after: Dict[str, Any],
     done: bool,
@@ -247,7 +264,16 @@ def answer(
     root: str,
 ) -> Dict[str, Any]:
     """The module's result."""
-    return {"changed": after != before, "done": done, "live": live, "rollout": after, "damaged": damaged, "root": root}
+    return {
+        "changed": after != before,
+        "done": done,
+        "live": live,
+        "ours": logic.is_held(after, module.params["who"]["token"]),
+        "undone": logic.undone(after, live),
+        "rollout": after,
+        "damaged": damaged,
+        "root": root,
+    }
 
 
 def main() -> None:
@@ -255,7 +281,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": ""},
-            "state": {"type": "str", "choices": ["claim", "record", "release", "query"], "default": "query"},
+            "state": {"type": "str", "choices": ["claim", "record", "renew", "release", "query"], "default": "query"},
             "key": {"type": "str", "default": "", "no_log": False},
             "direction": {"type": "str", "choices": ["activate", "rollback"], "default": "activate"},
             "who": {

@@ -37,6 +37,10 @@ options:
     description: Seconds between two looks.
     type: int
     default: 10
+  patience:
+    description: Seconds for which a Slurm controller that does not answer is asked again, also while a node is resumed.
+    type: int
+    default: 600
   bin_dir:
     description: Folder of C(scontrol) and C(squeue) when they are not on the path.
     type: path
@@ -88,7 +92,7 @@ waited:
 
 import os
 import time
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -105,17 +109,21 @@ class Slurm:
         self.scontrol = module.get_bin_path("scontrol", required=True, opt_dirs=folders)
         self.squeue = module.get_bin_path("squeue", required=True, opt_dirs=folders)
 
-    def call(self, *command: str) -> str:
-        """Run one command, try again while the controller does not answer, and give its output."""
-        tries = 3
-        for left in range(tries, 0, -1):
+    def call(self, *command: str, arrived: Optional[Callable[[], bool]] = None) -> str:
+        """Run one command and give its output; while the controller does not answer, wait and try again.
+
+        A request whose answer was lost may have arrived: then it is not made twice.
+        """
+        end = time.monotonic() + self.module.params["patience"]
+        while True:
             code, output, error = self.module.run_command(list(command))
             if code == 0:
                 return str(output)
-            if left > 1 and "Unable to contact" in error:
-                time.sleep(2)
-                continue
-            break
+            if not slurm.is_silent(error + output) or time.monotonic() >= end:
+                break
+            time.sleep(max(1, min(self.module.params["poll"], 10)))
+            if arrived and arrived():
+                return ""
         self.module.fail_json(
             msg=f"{os.path.basename(command[0])} failed for node {self.name}: {(error or output).strip()};"
             " check that this host may administer Slurm and that the name is the one in slurm.conf"
@@ -140,9 +148,9 @@ class Slurm:
             )
         )
 
-    def update(self, *settings: str) -> None:
+    def update(self, *settings: str, arrived: Callable[[], bool]) -> None:
         """Change the node."""
-        self.call(self.scontrol, "update", f"NodeName={self.name}", *settings)
+        self.call(self.scontrol, "update", f"NodeName={self.name}", *settings, arrived=arrived)
 
 
 def wait_for_jobs(node: Slurm, timeout: int, poll: int) -> int:
@@ -170,7 +178,8 @@ def drain(module: AnsibleModule, node: Slurm) -> Dict[str, Any]:
     before = node.node()
     step = slurm.drain_step(before)
     if step == "drain" and not module.check_mode:
-        node.update("State=DRAIN", f"Reason={slurm.OURS} {module.params['reason']}".strip())
+        reason = f"Reason={slurm.OURS} {module.params['reason']}".strip()
+        node.update("State=DRAIN", reason, arrived=lambda: slurm.drain_step(node.node()) == "keep")
     waited = 0 if module.check_mode else wait_for_jobs(node, module.params["timeout"], module.params["poll"])
     return {"changed": step == "drain", "action": step, "waited": waited, "node": slurm.as_result(node.node())}
 
@@ -179,7 +188,7 @@ def resume(module: AnsibleModule, node: Slurm) -> Dict[str, Any]:
     """Give the node back, if this collection took it."""
     step = slurm.resume_step(node.node())
     if step == "resume" and not module.check_mode:
-        node.update("State=RESUME")
+        node.update("State=RESUME", arrived=lambda: slurm.resume_step(node.node()) == "keep")
     return {"changed": step == "resume", "action": step, "waited": 0, "node": slurm.as_result(node.node())}
 
 
@@ -192,6 +201,7 @@ def main() -> None:
             "reason": {"type": "str", "default": "rollout"},
             "timeout": {"type": "int", "default": 86400},
             "poll": {"type": "int", "default": 10},
+            "patience": {"type": "int", "default": 600},
             "bin_dir": {"type": "path"},
         },
         supports_check_mode=True,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from typing import Iterable, List, NamedTuple, Sequence
 
@@ -75,8 +76,8 @@ def header_metapackages(packages: Iterable[str]) -> List[str]:
     return found
 
 
-def gpu_processes(root: str = "/") -> List[str]:
-    """Processes that hold an NVIDIA device open, as `name (pid N)`; the driver's own services do not count."""
+def gpu_processes(root: str = "/", ignore: Sequence[str] = ()) -> List[str]:
+    """Processes that hold an NVIDIA device open, as `name (pid N)`; the driver's own and ignored ones do not count."""
     folder = os.path.join(root, "proc")
     found = []
     for pid in sorted((name for name in os.listdir(folder) if name.isdigit()), key=int):
@@ -87,6 +88,6 @@ def gpu_processes(root: str = "/") -> List[str]:
             continue
         if any(target.startswith("/dev/nvidia") for target in targets):
             name = read(folder, pid, "comm")
-            if name not in OWN_SERVICES:
+            if not any(fnmatch.fnmatch(name, pattern) for pattern in (*OWN_SERVICES, *ignore)):
                 found.append(f"{name} (pid {pid})")
     return found

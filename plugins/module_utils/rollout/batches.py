@@ -34,8 +34,13 @@ def batch_size(item: BatchItem, total: int) -> int:
     return max(1, int(float(percent.group(1)) * total / 100))
 
 
-def batch_sizes(batches: Sequence[BatchItem], total: int) -> List[int]:
-    """The sizes of all batches of `total` hosts; the last entry repeats until every host has its place."""
+def batch_sizes(batches: Union[BatchItem, Sequence[BatchItem]], total: int) -> List[int]:
+    """The sizes of all batches of `total` hosts; the last entry repeats until every host has its place.
+
+    `-e rollout_batches=1,10%,25%` gives a text, and JSON may give a single number.
+    """
+    if isinstance(batches, (int, str)):
+        batches = [part for part in str(batches).split(",") if part.strip()]
     if not batches:
         raise BatchError("rollout_batches is empty; give at least one entry, for example [1, '10%', '25%']")
     wanted = [batch_size(item, total) for item in batches]
@@ -48,7 +53,7 @@ def batch_sizes(batches: Sequence[BatchItem], total: int) -> List[int]:
     return sizes
 
 
-def remaining_sizes(batches: Sequence[BatchItem], total: int, done: int) -> List[int]:
+def remaining_sizes(batches: Union[BatchItem, Sequence[BatchItem]], total: int, done: int) -> List[int]:
     """The sizes that are left when `done` of `total` hosts are finished: a resumed rollout goes on where it was."""
     left: List[int] = []
     for size in batch_sizes(batches, total):
@@ -60,7 +65,7 @@ def remaining_sizes(batches: Sequence[BatchItem], total: int, done: int) -> List
     return left
 
 
-def first_number(batches: Sequence[BatchItem], total: int, done: int) -> int:
+def first_number(batches: Union[BatchItem, Sequence[BatchItem]], total: int, done: int) -> int:
     """The number (from 1) of the batch that the next host belongs to."""
     return len(batch_sizes(batches, total)) - len(remaining_sizes(batches, total, done)) + 1
 

@@ -46,15 +46,16 @@ def reason(entry: Mapping[str, Any]) -> str:
 
 
 def consequence(entry: Mapping[str, Any]) -> str:
-    """What became of a failed host."""
-    failure = (entry.get("rollout") or {}).get("failure") or {}
-    if not failure:
-        return ""
+    """What became of a host that is not done."""
+    state = entry.get("rollout") or {}
+    failure = state.get("failure") or {}
     told = []
     if failure.get("rolled_back"):
         told.append(f"back on {failure['rolled_back']}")
     if "in_service" in failure:
         told.append("in service" if failure["in_service"] else "kept out of service")
+    elif state.get("drained"):
+        told.append("out of service")
     return ", ".join(told)
 
 
@@ -82,6 +83,8 @@ def host_line(name: str, entry: Mapping[str, Any]) -> str:
         parts.append(f"{reason(entry)[:300]} ({consequence(entry)})" if consequence(entry) else reason(entry)[:300])
     elif found == "unreachable":
         parts.append(reason(entry)[:200])
+    elif consequence(entry):
+        parts.append(f"({consequence(entry)})")
     return "  ".join(part for part in parts if part).rstrip()
 
 
@@ -105,9 +108,10 @@ def summary(title: str, hosts: Mapping[str, Mapping[str, Any]], page: str, stopp
     found = counts(hosts)
     told = ", ".join(f"{number} {name}" for name, number in found.items() if number)
     block = [f"{title}: {len(hosts)} hosts: {told or 'none'}"]
-    for name in sorted(hosts):
-        if status(hosts[name]) in ("failed", "unreachable", "interrupted"):
-            block.append(host_line(name, hosts[name]))
+    for name, entry in sorted(hosts.items()):
+        out = status(entry) == "waiting" and (entry.get("rollout") or {}).get("drained")
+        if out or status(entry) in ("failed", "unreachable", "interrupted"):
+            block.append(host_line(name, entry))
     if stopped:
         block.append(f"Stopped: {stopped}")
     if found["done"] < len(hosts):

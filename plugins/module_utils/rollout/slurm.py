@@ -9,6 +9,8 @@ from typing import Any, Dict, FrozenSet, List, NamedTuple
 
 #: How a drain reason of this collection begins: only such a drain is ever undone by it.
 OURS = "verl.baremetal"
+#: What Slurm's commands say while its controller restarts, fails over or has too much to do.
+_SILENT = ("unable to contact", "socket timed out", "zero bytes were transmitted", "in standby mode")
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][\w/:.]*)=")
 _FLAG_MARKS = "*~#!%$@^-"
 
@@ -49,6 +51,11 @@ def parse_node(text: str) -> NodeState:
         reason = ""
     used = fields.get("CPUAlloc", "0")
     return NodeState(fields["NodeName"], states, reason, int(used) if used.isdigit() else 0)
+
+
+def is_silent(message: str) -> bool:
+    """True when a command failed because the controller did not answer, which says nothing about the node."""
+    return any(words in message.lower() for words in _SILENT)
 
 
 def parse_jobs(text: str) -> List[Dict[str, str]]:

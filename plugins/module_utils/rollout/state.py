@@ -46,6 +46,8 @@ def empty() -> Document:
         "batch": 0,
         "attempt": 0,
         "touched": False,
+        "drained": False,
+        "activation": {},
         "failure": None,
         "times": {},
         "claim": None,
@@ -64,7 +66,7 @@ def parse(text: str) -> Document:
         )
     document = empty()
     document.update({name: found[name] for name in document if name in found})
-    if document["phase"] not in PHASES or not isinstance(document["times"], dict):
+    if document["phase"] not in PHASES or not all(isinstance(document[name], dict) for name in ("times", "activation")):
         raise ValueError("not a rollout state")
     if document["claim"] is not None and not _is_claim(document["claim"]):
         raise ValueError("not a rollout state")
@@ -104,10 +106,12 @@ def claim(document: Document, key: str, direction: str, who: Dict[str, Any], now
             f" {max(1, int(other['until'] - now))} s more; it must end first, or set rollout_takeover=true"
             " if you know that it no longer runs"
         )
+    # Given back before anything was recorded, the host is as it was: another run's claim that ran out is that run's still.
+    over = dict(document, claim=_bare(document["claim"]))
     taken = dict(document) if (document["key"], document["direction"]) == (key, direction) else _restart(document)
     if taken["phase"] == "done":
         taken = _restart(taken)
-    taken.update(key=key, direction=direction, claim=dict(who))
+    taken.update(key=key, direction=direction, claim=dict(who, over=over))
     return taken
 
 
@@ -115,7 +119,7 @@ def record(document: Document, phase: str, token: str, now: float, fields: Optio
     """Enter a phase. Only the holder of the claim may, and only forward; a resumed host starts again at its drain."""
     if phase not in PHASES:
         raise StateError(f"unknown phase {phase!r}; known are {', '.join(PHASES)}")
-    if not document["claim"] or document["claim"]["token"] != token:
+    if not is_held(document, token):
         other = document["claim"]
         raise StateError(
             "this rollout no longer holds the host: "
@@ -130,23 +134,29 @@ def record(document: Document, phase: str, token: str, now: float, fields: Optio
     if phase == "draining":
         after["attempt"] = int(document["attempt"]) + 1
         after["failure"] = None
+        after["drained"] = True
         after["times"] = {name: value for name, value in after["times"].items() if name in ("preparing", "prepared")}
     after["times"][phase] = round(now, 3)
     after["phase"] = phase
     if phase == "changing":
         after["touched"] = True
     if phase == "done":
-        after["touched"] = False
-    for name, value in (fields or {}).items():
-        if name not in ("release", "previous", "batch", "failure", "touched"):
-            raise StateError(f"unknown field {name!r} of a rollout state")
-        after[name] = value
-    if phase in ("done", "failed"):
-        after["claim"] = None
-    elif after["claim"]:
-        length = float(document["claim"].get("length", 0))
-        after["claim"] = dict(document["claim"], until=max(float(document["claim"]["until"]), now + length))
+        after["touched"] = after["drained"] = False
+    after = _with_fields(after, fields)
+    after["claim"] = None if phase in ("done", "failed") else _longer(document["claim"], now)
     return after
+
+
+def is_held(document: Document, token: str) -> bool:
+    """True when the run still has the host: nobody took it over or gave it back."""
+    return bool(document["claim"]) and document["claim"]["token"] == token
+
+
+def renew(document: Document, token: str, now: float, fields: Optional[Dict[str, Any]] = None) -> Document:
+    """Keep the claim for longer and note fields, in the same phase; a document of somebody else's stays as it is."""
+    if not is_held(document, token):
+        return document
+    return dict(_with_fields(document, fields), claim=_longer(document["claim"], now))
 
 
 def with_previous(
@@ -160,11 +170,42 @@ def with_previous(
     return noted
 
 
+def with_activation(
+    document: Document, phase: str, live: Optional[str], fields: Optional[Dict[str, Any]]
+) -> Dict[str, Any]:
+    """The fields of a record, with what the last rollout was to change here: from which release, to which.
+
+    The host's history cannot tell: a release that failed its gate is in it, one that was only prepared is not.
+    """
+    noted = dict(fields or {})
+    if document["direction"] != "activate" or phase not in ("preparing", "prepared"):
+        return noted
+    known = dict(document["activation"])
+    now = live or ""
+    if phase == "preparing":
+        again = known.get("key") == document["key"] and now in (known.get("from"), known.get("to"))
+        if again and "live" not in known:
+            return noted
+        noted["activation"] = dict(known, key=document["key"], live=now)
+    elif "live" in known:
+        before, wanted = known.pop("live"), noted.get("release", document["release"])
+        noted["activation"] = known if before == wanted else dict(known, **{"from": before, "to": wanted})
+    return noted
+
+
+def undone(document: Document, live: Optional[str]) -> str:
+    """The release on which the host is when its last rollout is undone; "" when no rollout made live what is live."""
+    known = document["activation"]
+    if live and ("live" in known or live == known.get("from")):
+        return live
+    return str(known["from"]) if live and live == known.get("to") else ""
+
+
 def let_go(document: Document, token: str) -> Document:
     """Give the claim back, if it is ours."""
-    if not document["claim"] or document["claim"]["token"] != token:
+    if not is_held(document, token):
         return document
-    return dict(document, claim=None)
+    return dict(document["claim"].get("over") or dict(document, claim=None))
 
 
 def order(hosts: List[str], documents: Dict[str, Document]) -> List[str]:
@@ -172,7 +213,7 @@ def order(hosts: List[str], documents: Dict[str, Document]) -> List[str]:
 
     def rank(host: str) -> int:
         document = documents.get(host) or {}
-        if document.get("phase") in ACTIVE or document.get("touched"):
+        if document.get("phase") in ACTIVE or document.get("touched") or document.get("drained"):
             return 0
         return 1 if document.get("phase") == "failed" else 2
 
@@ -181,9 +222,8 @@ def order(hosts: List[str], documents: Dict[str, Document]) -> List[str]:
 
 def _restart(document: Document) -> Document:
     fresh = empty()
-    # A host that was left half-changed stays known as such, whatever rollout comes next.
-    fresh["touched"] = bool(document["touched"])
-    fresh["claim"] = document["claim"]
+    # A host that was left half-changed or out of service stays known as such, whatever rollout comes next.
+    fresh.update({name: document[name] for name in ("touched", "drained", "activation", "claim")})
     return fresh
 
 
@@ -199,6 +239,22 @@ def _allowed(before: str, after: str) -> bool:
     if after == "done" and before in ("preparing", "prepared", "new"):
         return True  # what is wanted was live already
     return after in _NEXT[before] or after == before
+
+
+def _bare(claim_: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    return {name: value for name, value in claim_.items() if name != "over"} if claim_ else None
+
+
+def _longer(claim_: Dict[str, Any], now: float) -> Dict[str, Any]:
+    until = max(float(claim_["until"]), now + float(claim_.get("length", 0)))
+    return {name: value for name, value in dict(claim_, until=until).items() if name != "over"}
+
+
+def _with_fields(document: Document, fields: Optional[Dict[str, Any]]) -> Document:
+    for name in fields or {}:
+        if name not in ("release", "previous", "batch", "failure", "touched", "drained", "activation"):
+            raise StateError(f"unknown field {name!r} of a rollout state")
+    return dict(document, **(fields or {}))
 
 
 def _is_claim(found: Any) -> bool:

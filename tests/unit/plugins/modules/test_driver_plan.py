@@ -14,12 +14,12 @@ from ansible_collections.verl.baremetal.plugins.modules import driver_plan
 @pytest.fixture
 def machine(monkeypatch):
     """A host of the test's own making, whatever machine the test runs on."""
-    state = {"status": {}, "loaded": "", "devices": host.Devices([], 0)}
+    state = {"status": {}, "loaded": "", "devices": host.Devices([], 0), "busy": []}
     monkeypatch.setattr(driver_plan.host, "pci_devices", lambda: state["devices"])
     monkeypatch.setattr(driver_plan.host, "kernels", lambda running: ["6.1.0-31-amd64"])
     monkeypatch.setattr(driver_plan.host, "loaded_driver", lambda: state["loaded"])
     monkeypatch.setattr(driver_plan.host, "loaded_modules", lambda: state.get("modules", ""))
-    monkeypatch.setattr(driver_plan.host, "gpu_processes", list)
+    monkeypatch.setattr(driver_plan.host, "gpu_processes", lambda ignore: [] if "nv-hostengine" in ignore else state["busy"])
     monkeypatch.setattr(driver_plan.system, "os_release", lambda: {"id": "debian", "version": "12", "name": "Debian 12"})
     monkeypatch.setattr(driver_plan.system, "secure_boot", lambda: None)
     monkeypatch.setattr(driver_plan.platform, "machine", lambda: "x86_64")
@@ -49,6 +49,13 @@ def test_found_gpu(machine, capsys):
     assert plan["packages"] == ["nvidia-driver-cuda", "nvidia-kernel-open-dkms"]
     assert plan["exact"] == ["nvidia-fabricmanager-570"]
     assert plan["headers"] == ["linux-headers-6.1.0-31-amd64"]
+
+
+def test_processes_that_may_stay_do_not_stop_a_change(machine, capsys):
+    machine.update(loaded="570.1", busy=["nv-hostengine (pid 7)"], status={"nvidia-kernel-open-dkms": apt.Installed("570.1-1", "install", "installed")})
+    wanted = {"gpus": ["2330"], "branch": 580, "update": True}
+    assert "processes use the GPUs: nv-hostengine (pid 7)" in run(capsys, **wanted)["msg"]
+    assert run(capsys, **wanted, busy_ignore=["nv-hostengine"])["plan"]["action"] == "install"
 
 
 def test_driver_of_a_run_file_is_left_alone(machine, capsys):

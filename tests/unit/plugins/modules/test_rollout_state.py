@@ -79,6 +79,12 @@ def test_done_needs_the_release_to_be_live(root):
     assert rollout_state.run(Module(root, state="claim", again=True))["done"] is False
 
 
+def test_a_host_that_was_only_prepared_has_nothing_to_go_back_from(root):
+    play(root, "preparing", "prepared")
+    back = rollout_state.run(Module(root, state="claim", key="to-previous", direction="rollback"))
+    assert (back["live"], back["undone"]) == ("old", "old")
+
+
 def test_a_link_to_nowhere_is_not_live(root):
     os.unlink(root / "current")
     os.symlink("releases/gone", root / "current")
@@ -106,6 +112,15 @@ def test_a_refusal_names_the_holder(root):
         rollout_state.run(Module(root, state="claim", who=dict(WHO, token="laptop:2:2", controller="laptop")))
     assert "another rollout holds this host: head (process 1)" in refused.value.args[0]
     assert refused.value.args[1]["holder"]["token"] == WHO["token"]
+
+
+def test_a_renewal_says_whose_the_host_is(root):
+    play(root, "preparing", "prepared", "draining")
+    assert rollout_state.run(Module(root, state="renew"))["ours"] is True
+    rollout_state.run(Module(root, state="claim", force=True, who=dict(WHO, token="laptop:2:2")))
+    answer = rollout_state.run(Module(root, state="renew"))
+    assert (answer["ours"], answer["changed"]) == (False, False)
+    assert answer["rollout"]["claim"]["token"] == "laptop:2:2"
 
 
 def test_a_write_that_fails_leaves_the_old_file(root, monkeypatch):

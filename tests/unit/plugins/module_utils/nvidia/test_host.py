@@ -98,3 +98,4 @@ def test_processes_on_the_gpus(tmp_path):
         (tmp_path / f"proc/{pid}/comm").write_text(name + "\n")
         os.symlink(target, folder / "3")
     assert host.gpu_processes(str(tmp_path)) == ["python (pid 42)"]
+    assert host.gpu_processes(str(tmp_path), ["py*"]) == []

@@ -21,6 +21,9 @@ DEFAULT = [1, "10%", "25%"]
         (["100%"], 7, [7]),
         (["3", "50 %"], 8, [3, 4, 1]),
         (["33.4%"], 9, [3, 3, 3]),
+        ("25", 60, [25, 25, 10]),
+        (25, 60, [25, 25, 10]),
+        ("1, 10%,25%", 100, [1, 10, 25, 25, 25, 14]),
     ],
 )
 def test_sizes(items, total, sizes):
@@ -34,8 +37,15 @@ def test_a_wrong_entry_is_refused_in_words(item):
 
 
 def test_an_empty_list_is_refused():
-    with pytest.raises(batches.BatchError, match="empty"):
-        batches.batch_sizes([], 10)
+    for nothing in ([], "", " , "):
+        with pytest.raises(batches.BatchError, match="empty"):
+            batches.batch_sizes(nothing, 10)
+
+
+@pytest.mark.parametrize("word", ["many", "1,many", True])
+def test_a_wrong_word_is_refused_in_words(word):
+    with pytest.raises(batches.BatchError, match="rollout_batches holds"):
+        batches.batch_sizes(word, 10)
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,12 @@ def test_summary_names_every_host_that_is_not_done():
     assert [line.split()[0] for line in block[1:3]] == ["b", "d"]
     assert block[3] == "Stopped: too many"
     assert block[-1] == "Report: /r/report.html"
+
+
+def test_a_host_that_waits_out_of_service_is_named():
+    hosts = {"a": entry("prepared", rollout={"drained": True}), "b": entry("prepared", rollout={"drained": False})}
+    block = lines.summary("Rollout", hosts, "", None)
+    assert block[1].split() == ["a", "waiting", "batch", "2", "(out", "of", "service)"]
+    assert block[2].startswith("Run the same command again")
+    failed = entry("failed", rollout={"drained": True, "failure": {"task": "Build", "reason": "no space"}})
+    assert lines.host_line("c", failed).endswith("Build: no space (out of service)")

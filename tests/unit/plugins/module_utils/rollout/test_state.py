@@ -125,6 +125,49 @@ def test_the_previous_release_is_noted_once_before_the_switch(live, known, previ
     assert state.with_previous(document, "draining", live, {"batch": 2}) == {"batch": 2, "previous": previous}
 
 
+def rolled_out(document, key, live, release, *phases):
+    """A rollout's records, with what the module adds to them; the host's live release stays the caller's business."""
+    document = state.claim(document, key, "activate", dict(ME, until=999.0), 100, True)
+    for phase in phases:
+        fields = state.with_activation(document, phase, live, {"release": release} if phase == "prepared" else None)
+        document = state.record(document, phase, ME["token"], 110, fields)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("phases", "live", "undone"),
+    [
+        (ALL, "r2", "r1"),
+        (ALL[:4], "r2", "r1"),
+        (("preparing", "prepared", "draining", "changing", "failed"), "r1", "r1"),
+        (("preparing", "prepared"), "r1", "r1"),
+        (("preparing", "failed"), "r1", "r1"),
+        (ALL, "by-hand", ""),
+        (ALL, None, ""),
+    ],
+)
+@pytest.mark.parametrize("more", [None, "same", "rollback"])
+def test_what_undoes_the_last_rollout(phases, live, undone, more):
+    document = rolled_out(state.empty(), "k1", "r0", "r1", *ALL)
+    document = rolled_out(document, "k2", "r1", "r2", *phases)
+    if more == "same" and live in ("r1", "r2"):
+        document = rolled_out(document, "k2", live, "r2", "preparing", "prepared")
+    if more == "rollback":
+        document = state.claim(document, "to-previous", "rollback", dict(ME, until=999.0), 100, True)
+        assert state.with_activation(document, "prepared", live, {"release": "r1"}) == {"release": "r1"}
+    assert state.undone(state.parse(state.dump(document)), live) == undone
+
+
+def test_a_rollout_that_changes_no_release_leaves_what_is_to_be_undone():
+    document = rolled_out(state.empty(), "k1", "r0", "r1", *ALL)
+    assert state.undone(rolled_out(document, "k2", "r1", "r1", *ALL), "r1") == "r0"
+
+
+def test_a_host_without_a_rollout_has_nothing_to_undo():
+    assert state.undone(state.empty(), "r1") == ""
+    assert state.undone(rolled_out(state.empty(), "k1", None, "r1", *ALL), "r1") == ""
+
+
 def test_other_phases_note_no_previous_release():
     assert state.with_previous(claimed(), "checking", "new", None) == {}
 
@@ -141,6 +184,45 @@ def test_a_claim_is_given_back_only_by_its_holder():
     assert state.let_go(claimed(claim=OTHER), ME["token"])["claim"] == OTHER
 
 
+def test_a_refused_run_gives_back_what_it_found():
+    waiting = walk(claimed(), "preparing", "prepared", fields={"release": "new"})
+    taken = state.parse(state.dump(state.claim(waiting, "k2", "activate", OTHER, 500, False)))
+    assert (taken["phase"], taken["claim"]["token"]) == ("new", OTHER["token"])
+    back = state.let_go(taken, OTHER["token"])
+    assert back == waiting
+    # The run that was here before goes on as if nothing had been.
+    assert walk(back, "draining", now=501)["claim"]["until"] == 601
+    # Who has begun to work on the host has it for good.
+    begun = state.record(taken, "preparing", OTHER["token"], 501)
+    assert state.let_go(begun, OTHER["token"])["claim"] is None
+    assert state.let_go(state.renew(taken, OTHER["token"], 501), OTHER["token"])["claim"] is None
+
+
+def test_a_claim_of_a_claim_remembers_one_step():
+    taken = state.claim(claimed(), "k2", "activate", dict(OTHER, until=0), 100, True)
+    taken = state.claim(taken, "k3", "activate", ME, 100, False)
+    assert "over" not in taken["claim"]["over"]["claim"]
+
+
+def test_only_the_holder_renews():
+    longer = state.renew(claimed(), ME["token"], 190, {"touched": True})
+    assert (longer["claim"]["until"], longer["touched"], longer["phase"]) == (290, True, "new")
+    for lost in (claimed(claim=OTHER), claimed(claim=None)):
+        assert state.renew(lost, ME["token"], 190, {"touched": True}) == lost
+        assert not state.is_held(lost, ME["token"])
+
+
+def test_a_host_stays_known_as_drained_until_it_is_given_back():
+    document = walk(claimed(), *ALL[:3])
+    assert document["drained"] is True
+    assert walk(document, *ALL[3:])["drained"] is False
+    again = state.claim(walk(document, "preparing"), "k2", "activate", ME, 300, False)
+    assert (again["drained"], again["touched"]) == (True, False)
+    assert state.renew(again, ME["token"], 301, {"drained": False})["drained"] is False
+    assert state.record(walk(claimed(), *ALL[:2]), "draining", ME["token"], 110, {"drained": False})["drained"] is False
+
+
 def test_hosts_out_of_service_come_first():
     documents = {"a": {"phase": "prepared"}, "b": {"phase": "failed"}, "c": {"phase": "changing"}, "d": {}, "e": {"touched": True}}
-    assert state.order(["a", "b", "c", "d", "e"], documents) == ["c", "e", "b", "a", "d"]
+    documents["f"] = {"phase": "prepared", "drained": True}
+    assert state.order(["a", "b", "c", "d", "e", "f"], documents) == ["c", "e", "f", "b", "a", "d"]
