@@ -101,7 +101,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run molecule scenarios, two at a time.")
     parser.add_argument("names", nargs="*")
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("VERL_BAREMETAL_JOBS", "2")))
-    parser.add_argument("--limit", type=float, default=1500.0, help="seconds that one scenario may take")
+    parser.add_argument("--limit", type=float, default=2400.0, help="seconds that one scenario may take")
     parser.add_argument("--logs", type=Path, default=ROOT / ".logs")
     parser.add_argument("--list", action="store_true", help="print what would run")
     options = parser.parse_args()
