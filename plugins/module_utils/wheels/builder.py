@@ -21,7 +21,7 @@ import time
 import zipfile
 from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from .. import index
+from .. import index, lock
 from ..probes import elf, fatbin
 from . import cache, jobs, key, ninja, source, toolchain
 
@@ -155,13 +155,6 @@ def error_lines(text: str, limit: int = 20) -> List[str]:
     return [line[:400] for line in lines[first : last + 4]][-limit:]
 
 
-def _boot() -> str:
-    """What names this run of the kernel."""
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as handle:
-        return handle.read().strip()
-    return ""
-
-
 class Build:
     """One build folder: source/, cuda/ and venv/ (links, or a stand-in), path/, home/, tmp/, out/, build.log, build.json."""
 
@@ -194,7 +187,7 @@ class Build:
                 "jobs": [],
                 "units_before": self.count().done,
                 "reason": chosen.reason,
-                "boot": _boot(),
+                "machine": lock.machine(),
                 "kills": jobs.kills(),
             }
             self.record["sessions"].append(session)
@@ -205,7 +198,7 @@ class Build:
     def limit(self) -> int:
         """At most so many jobs (0: no limit): half as many where the kernel killed the last session, builder and all, for memory."""
         last = (self.record["sessions"] or [{}])[-1]
-        if last.get("ended", True) or last.get("boot") != _boot() or jobs.kills() <= last.get("kills", 0):
+        if last.get("ended", True) or last.get("machine") != lock.machine() or jobs.kills() <= last.get("kills", 0):
             return self.request.jobs
         halved: int = max(1, last["jobs"][-1] // 2) if last["jobs"] else 1
         return min(halved, self.request.jobs or halved)
